@@ -1,0 +1,97 @@
+"""The records that pass between rooms. Frozen, standard library only, ValueError when built wrong.
+
+Shape suffixes used on tensors everywhere:
+
+    B rows · T packed positions · N trained tokens · S sequences (root-to-leaf paths)
+    P prompts · G group members · D hidden size · V vocabulary
+
+`logp` is a log-probability (natural logarithm), `_coef` a coefficient, `num_` a count, `_s` seconds.
+"""
+
+from dataclasses import dataclass
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as text."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role is {self.role!r}, expected one of {', '.join(ROLES)}")
+        if not isinstance(self.content, str):
+            raise ValueError(f"content of a {self.role} message is {type(self.content).__name__}, expected text")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages in order. `source` says where they came from ("file:line"), for error messages."""
+
+    messages: tuple[Message, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError("a conversation needs at least one message")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain text without roles; every token of it is trained."""
+
+    text: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("a document needs text")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens in a tree. `weights[i]` is how much the prediction of `token_ids[i]` counts in the loss:
+    0 for what the policy is not trained to say. `parent` is the index of the segment it continues, -1 for the root.
+    """
+
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    parent: int = -1
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise ValueError("a segment needs at least one token")
+        if len(self.weights) != len(self.token_ids):
+            raise ValueError(f"got {len(self.weights)} weights for {len(self.token_ids)} tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A tree of segments, parents before children: one prompt and its k branches.
+
+    One segment for supervised fine-tuning, a prompt with two branches for a preference pair, with G for a group.
+    The first token of the root has no predecessor, so its weight must be 0.
+    """
+
+    segments: tuple[Segment, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for index, segment in enumerate(self.segments):
+            if not -1 <= segment.parent < index:
+                raise ValueError(f"segment {index} has parent {segment.parent}, expected an earlier segment or -1")
+            if segment.parent == -1 and segment.weights[0]:
+                raise ValueError("the first token of a root segment cannot be trained: nothing predicts it")
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions this tree takes in a packed row; a shared prompt counts once."""
+        return sum(len(segment.token_ids) for segment in self.segments)
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens with a weight other than 0."""
+        return sum(1 for segment in self.segments for weight in segment.weights if weight)
