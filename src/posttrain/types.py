@@ -8,7 +8,11 @@ Shape suffixes used on tensors everywhere:
 `logp` is a log-probability (natural logarithm), `_coef` a coefficient, `num_` a count, `_s` seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -95,3 +99,51 @@ class Sample:
     def num_trained(self) -> int:
         """Tokens with a weight other than 0."""
         return sum(1 for segment in self.segments for weight in segment.weights if weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a segment lies in a packed row: positions [start, stop), and the span it continues (-1: a root)."""
+
+    start: int
+    stop: int
+    parent: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed trees in one flat row, without padding. What each trained token needs to know is beside it.
+
+    `input_ids_T`, `position_ids_T`: int64; positions restart at every tree and go on from the prompt in each branch.
+    `spans`: every segment in row order; attention follows a span and its ancestors only.
+    `target_ids_N`: the trained tokens; `source_N`: the position whose hidden state predicts each of them (for the
+    first token of a branch this is the last position of its prompt); `weight_N`: float32 loss weights;
+    `span_N`: the index in `spans` that holds each. `sources`: where each tree came from, for error messages.
+    """
+
+    input_ids_T: "torch.Tensor"
+    position_ids_T: "torch.Tensor"
+    spans: tuple[Span, ...]
+    target_ids_N: "torch.Tensor"
+    source_N: "torch.Tensor"
+    weight_N: "torch.Tensor"
+    span_N: "torch.Tensor"
+    sources: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the positions that pass through the model."""
+        return self.input_ids_T.shape[0]
+
+    @property
+    def num_trained(self) -> int:
+        """N, the tokens that pass through the head."""
+        return self.target_ids_N.shape[0]
+
+    def to(self, device: "torch.device") -> "Batch":
+        """The same batch on another device."""
+        tensors = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("input_ids_T", "position_ids_T", "target_ids_N", "source_N", "weight_N", "span_N")
+        }
+        return replace(self, **tensors)

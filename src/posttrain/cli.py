@@ -1,0 +1,258 @@
+"""`posttrain VERB [recipe.yaml] [--key value ...]`: argv to a config, then the verb's recipe.
+
+Imports nothing heavy: a verb's config is loaded when the verb is named, its recipe only when it runs.
+Fails by one line on stderr and exit code 2 for whatever the input got wrong; any other exception is a bug and shows
+its trace.
+"""
+
+import difflib
+import importlib
+import shutil
+import sys
+import textwrap
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from posttrain.errors import ConfigError, PosttrainError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from posttrain.recipes.config import Config
+
+# verb: (config module:class, recipe module:function, one line of help)
+VERBS: dict[str, tuple[str, str, str]] = {
+    "quickstart": (
+        "posttrain.recipes.quickstart_config:QuickstartConfig",
+        "posttrain.recipes.quickstart:run",
+        "Turn the embedded base model into an assistant and measure it: minutes on a laptop, offline.",
+    ),
+    "sft": (
+        "posttrain.recipes.sft_config:SftConfig",
+        "posttrain.recipes.sft:run",
+        "Supervised fine-tuning on conversations, prompt and answer pairs, or plain text.",
+    ),
+    "chat": (
+        "posttrain.recipes.chat_config:ChatConfig",
+        "posttrain.recipes.chat:run",
+        "Talk with a model or a run folder in the terminal.",
+    ),
+    "report": (
+        "posttrain.recipes.report_config:ReportConfig",
+        "posttrain.recipes.report:run",
+        "Write the page report.html of a run folder from the numbers it holds.",
+    ),
+    "doctor": (
+        "posttrain.recipes.doctor_config:DoctorConfig",
+        "posttrain.recipes.doctor:run",
+        "Check this machine and a model: what works here, what does not, and how to mend it.",
+    ),
+    "pocket build": (
+        "posttrain.recipes.pocket_config:PocketBuildConfig",
+        "posttrain.recipes.pocket:run",
+        "Train the embedded base model again, from nothing.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `posttrain` command; returns the exit code."""
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except PosttrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv[:1] == ["--version"]:
+        from posttrain import __version__
+
+        print(f"posttrain {__version__}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    verb, rest = _find_verb(argv)
+    if verb not in VERBS:
+        print(overview(verb))
+        return 0
+    model = config_class(verb)
+    if "-h" in rest or "--help" in rest:
+        print(verb_help(verb, model))
+        return 0
+    from posttrain.recipes.config import load
+
+    path, flags = parse_flags(model, rest)
+    config = load(model, path, flags)
+    from posttrain import allocator
+
+    # The C allocator reads its settings once, so they must be in place before torch is loaded by the recipe.
+    allocator.tune()
+    return _resolve(VERBS[verb][1])(config) or 0
+
+
+def _find_verb(argv: list[str]) -> tuple[str, list[str]]:
+    """The verb, one word or two, and what follows it. `pocket --help` yields the group's name alone."""
+    for num_words in (2, 1):
+        verb = " ".join(argv[:num_words])
+        if verb in VERBS and len(argv) >= num_words:
+            return verb, argv[num_words:]
+    members = [verb for verb in VERBS if verb.startswith(argv[0] + " ")]
+    if members and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        return argv[0], []
+    asked = " ".join(argv[:2]) if members else argv[0]
+    near = difflib.get_close_matches(asked.lower(), [*VERBS, *(verb.split()[0] for verb in VERBS)], n=1, cutoff=0.5)
+    hint = f" Did you mean `posttrain {near[0]}`?" if near else ""
+    raise ConfigError(f"there is no verb {asked!r}.{hint} `posttrain --help` lists them all.")
+
+
+def _resolve(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def config_class(verb: str) -> "type[Config]":
+    """The pydantic model of a verb's keys; loads neither torch nor the recipe."""
+    model: type[Config] = _resolve(VERBS[verb][0])
+    return model
+
+
+def parse_flags(model: "type[Config]", argv: list[str]) -> tuple[Path | None, dict[str, object]]:
+    """The recipe file, if one is named, and the flags as values; numbers stay text until the model reads them."""
+    path: Path | None = None
+    values: dict[str, object] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            _take_flag(model, word, rest, values)
+        elif word.startswith("-") and len(word) > 1:
+            raise ConfigError(
+                f"unknown flag {word}: flags are written out in full, as in --{next(iter(model.model_fields))}."
+            )
+        elif model.positional and model.positional not in values and not word.endswith((".yaml", ".yml")):
+            values[model.positional] = word
+        elif path is None:
+            path = Path(word)
+        else:
+            raise ConfigError(f"{word!r} is left over: the recipe is already {path}. A value needs its flag before it.")
+    return path, values
+
+
+def _take_flag(model: "type[Config]", word: str, rest: list[str], values: dict[str, object]) -> None:
+    """Read one flag and its value from the front of `rest` into `values`."""
+    from posttrain.recipes.config import did_you_mean, expected, members, takes_list
+
+    name, tied, value = word.partition("=")
+    key = name[2:].replace("-", "_")
+    off = key.startswith("no_") and key not in model.model_fields and key[3:] in model.model_fields
+    key = key[3:] if off else key
+    if key not in model.model_fields or (off and bool not in members(model.model_fields[key])):
+        raise ConfigError(f"unknown flag {name}{did_you_mean(key, model, as_flag=True)}.")
+    field = model.model_fields[key]
+    if off and tied:
+        raise ConfigError(f"{name} takes no value; it already says false.")
+    if bool in members(field):
+        if not tied and rest and rest[0].lower() in ("true", "false") and not off:
+            value, tied = rest.pop(0), "="
+        values[key] = _plain(field, value) if tied else not off
+        return
+    if not tied:
+        if not rest or rest[0].startswith("--"):
+            raise ConfigError(f"{name} needs a value after it: {expected(field)}.")
+        value = rest.pop(0)
+    if not takes_list(field):
+        values[key] = _plain(field, value)
+    elif key in values:
+        before = values[key]
+        values[key] = [*(before if isinstance(before, list) else [before]), value]
+    else:
+        values[key] = value if str in members(field) else [value]
+
+
+def _plain(field: "FieldInfo", value: str) -> str | None:
+    """`none` and `null` mean nothing, where a key may be left open."""
+    from posttrain.recipes.config import members
+
+    return None if type(None) in members(field) and value.lower() in ("none", "null") else value
+
+
+def overview(group: str = "") -> str:
+    """The page of `posttrain --help`: every verb (of a group) with its line."""
+    verbs = {verb: VERBS[verb][2] for verb in VERBS if not group or verb.startswith(group + " ")}
+    width = max(map(len, verbs)) + 2
+    lines = [_wrapped(f"  {verb:<{width}}", text) for verb, text in verbs.items()]
+    usage = "usage: posttrain VERB [recipe.yaml] [--key value ...]\n"
+    head = f"posttrain: from text completer to assistant, in one tool.\n\n{usage}"
+    foot = "\n`posttrain VERB --help` lists the keys of a verb. `posttrain quickstart` needs nothing else."
+    return "\n".join([head if not group else f"usage: posttrain {group} VERB [--key value ...]\n", *lines, foot])
+
+
+def verb_help(verb: str, model: "type[Config]") -> str:
+    """The page of `posttrain VERB --help`: every key under its heading, one line each, with its default."""
+    tail = f" [{model.positional.upper()}]" if model.positional else ""
+    lines = [f"usage: posttrain {verb}{tail} [recipe.yaml] [--key value ...]", "", _wrapped("", VERBS[verb][2])]
+    spellings = {key: _spelling(key, field) for key, field in model.model_fields.items()}
+    width = min(max(map(len, spellings.values())), 42) + 4
+    if not model.headings:
+        lines.append("")
+    for key, field in model.model_fields.items():
+        if key in model.headings:
+            lines += ["", model.headings[key]]
+        lines.append(_wrapped(f"  {spellings[key]:<{width - 2}}", f"{field.description} {_default(field)}"))
+    example = next(iter(model.model_fields)).replace("_", "-")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"In a recipe.yaml the keys are written without dashes in front: `{example.replace('-', '_')}: ...`.",
+        ]
+    )
+
+
+def _spelling(key: str, field: "FieldInfo") -> str:
+    from posttrain.recipes.config import flag, members, takes_list
+
+    kinds = [kind for kind in members(field) if kind is not type(None)]
+    if bool in kinds:
+        return f"--[no-]{key.replace('_', '-')}"
+    if takes_list(field):
+        return f"{flag(key)} TEXT ..."
+    if typing.get_origin(kinds[0]) is Literal:
+        return f"{flag(key)} {'|'.join(map(str, typing.get_args(kinds[0])))}"
+    return f"{flag(key)} { ({int: 'INT', float: 'NUMBER', str: 'TEXT'}[kinds[0]]) }"
+
+
+def _default(field: "FieldInfo") -> str:
+    if field.is_required():
+        return "(required)"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == []:
+        return ""
+    shown = (
+        ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+    )
+    return f"({shown})"
+
+
+def _wrapped(left: str, text: str) -> str:
+    width = min(shutil.get_terminal_size((120, 24)).columns, 140)
+    if width < len(left) + 24:  # a narrow terminal: the help goes under its key
+        return (
+            left.rstrip()
+            + "\n"
+            + textwrap.fill(text.strip(), max(width, 20), initial_indent="    ", subsequent_indent="    ")
+        )
+    return textwrap.fill(
+        text.strip(), width, initial_indent=left, subsequent_indent=" " * len(left), break_on_hyphens=False
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

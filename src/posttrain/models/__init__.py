@@ -1,0 +1,1 @@
+"""Modules, weights, attention. Doors: `load.load`, `load.save`, `logprobs.token_logps`."""

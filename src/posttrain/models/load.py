@@ -1,0 +1,122 @@
+"""Folders to policies and back. Weights are read and written as safetensors only."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from posttrain.errors import ModelError
+from posttrain.models.logprobs import causal_lm
+
+
+@dataclass
+class Policy:
+    """A causal LM (a transformers model, or peft's wrapping of one) and its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def num_trainable(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None) -> Policy:
+    """Load a model folder, an adapter folder (its base comes with it) or a Hugging Face name.
+
+    Raises ModelError with the mend where a tokenizer, weights in safetensors, or the base of an adapter is missing.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{path}: a model is a folder with config.json and *.safetensors, this is a file.")
+    if (folder / "adapter_config.json").exists():
+        policy = _load_adapter(folder, dtype)
+    else:
+        policy = Policy(_load_weights(path, dtype), _load_tokenizer(path), str(path))
+    policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy
+
+
+def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = None) -> None:
+    """Write a plain Hugging Face (or peft) folder that every other tool reads; `stop_token_ids` end a generation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lm = causal_lm(policy.model)
+    if stop_token_ids:
+        config = GenerationConfig.from_model_config(lm.config)
+        config.eos_token_id, config.pad_token_id = stop_token_ids, policy.tokenizer.pad_token_id
+        lm.generation_config = config  # type: ignore[assignment]
+    policy.model.save_pretrained(folder)  # type: ignore[operator]
+    if lm is not policy.model and stop_token_ids:
+        lm.generation_config.save_pretrained(folder)  # type: ignore[operator]
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _load_weights(path: str | Path, dtype: torch.dtype) -> nn.Module:
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{path}: no config.json; give the folder that a model was saved in.")
+        if not list(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"{path}: no *.safetensors weights. Pickled weights (*.bin, *.pt) can run code when they are opened "
+                "and are not read; save the model again with safe serialisation."
+            )
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: the model cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_tokenizer(path: str | Path) -> Any:
+    folder = Path(path)
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    if folder.is_dir() and not any((folder / file).exists() for file in files):
+        raise ModelError(f"{path}: no tokenizer; copy tokenizer.json and tokenizer_config.json of the model into it.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{path}: the tokenizer is a slow one without character offsets; save it as tokenizer.json.")
+    return tokenizer
+
+
+def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
+    from peft import PeftModel
+
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if not base or not (Path(base).is_dir() or "/" in base):
+        raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
+    tokenizer = _load_tokenizer(folder)
+    model = _load_weights(base, dtype)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # type: ignore[operator]
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
+    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))  # type: ignore[arg-type]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def restore(policy: Policy, folder: Path) -> None:
+    """Put the weights saved in `folder` (by `save`, from a policy of the same shape) back into this policy."""
+    if causal_lm(policy.model) is policy.model:
+        saved = _load_weights(folder, next(policy.model.parameters()).dtype)
+        policy.model.load_state_dict(saved.state_dict())
+        return
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(policy.model, load_peft_weights(str(folder), device=str(policy.device)))

@@ -1,0 +1,225 @@
+"""The only file where the vocabulary axis exists: hidden states to log-probabilities, in chunks.
+
+Only trained positions pass the head, and no [tokens x vocabulary] tensor ever lives whole, forward or backward.
+Matrix products run in the training dtype; log-sum-exp, log-probabilities and head gradients are summed in fp32.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from posttrain.errors import ModelError
+from posttrain.types import Batch, Span
+
+# Elements of one chunk of logits: 4M fp32 values are 16 MB, which stays in a CPU's shared cache and is a small part
+# of any GPU.
+CHUNK_ELEMENTS = 4 * 1024 * 1024
+
+# CPU matrix kernels are compiled for every shape they meet: rows are filled up so that few shapes are met. The filler
+# is a span of its own that nothing sees and nothing trains.
+ROW_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map and what a family does to its logits: `softcap * tanh(scale * (Wh + b) / softcap)`."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The transformers causal LM itself, also where peft has wrapped it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+
+
+def head_of(model: nn.Module) -> Head:
+    """Weights and post-processing of the language-model head."""
+    lm = causal_lm(model)
+    linear = lm.get_output_embeddings()  # type: ignore[operator]
+    if linear is None or not hasattr(linear, "weight"):
+        raise ModelError(f"{type(lm).__name__} has no linear language-model head to train.")
+    config = lm.config
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
+    return Head(linear.weight, getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
+
+def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """Final hidden states [T, D] of a packed batch; attention must have been installed on the model."""
+    backbone = causal_lm(model).base_model
+    ids, positions, spans = batch.input_ids_T, batch.position_ids_T, batch.spans
+    extra = -batch.num_tokens % ROW_MULTIPLE if ids.device.type == "cpu" else 0
+    if extra:
+        ids, positions = pad(ids, (0, extra)), torch.cat([positions, torch.arange(extra)])
+        spans = (*spans, Span(batch.num_tokens, batch.num_tokens + extra))
+    out = backbone(input_ids=ids[None], position_ids=positions[None], use_cache=False, spans=spans)
+    return out.last_hidden_state[0]
+
+
+def token_logps(model: nn.Module, batch: Batch, *, gradient_hint_N: Tensor | None = None) -> Tensor:
+    """Log-probability [N] (fp32) of every trained token of a batch.
+
+    `gradient_hint_N`: where the loss is linear in the log-probabilities, its coefficients up to one common factor.
+    The head's gradient is then made in the forward pass, without a second product for the logits.
+    """
+    hidden_ND = hidden_states(model, batch).index_select(0, batch.source_N)
+    return head_logps(hidden_ND, head_of(model), batch.target_ids_N, gradient_hint_N=gradient_hint_N)
+
+
+def head_logps(
+    hidden_ND: Tensor,
+    head: Head,
+    target_ids_N: Tensor,
+    *,
+    gradient_hint_N: Tensor | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """`log softmax(head(hidden_n))[target_n]` for each n: [N], fp32 (fp64 where the hidden states are).
+
+    Gradients flow to hidden states, weight and bias; they equal those of the dense formula to rounding.
+    """
+    device = hidden_ND.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight_VD.dtype
+    rows = max(16, chunk_elements // head.weight_VD.shape[0])
+    needs_grad = torch.is_grad_enabled()
+    return _HeadLogps.apply(
+        hidden_ND, head.weight_VD, head.bias_V, target_ids_N, gradient_hint_N, head, dtype, rows, needs_grad
+    )
+
+
+class _HeadLogps(torch.autograd.Function):
+    """d logp_n / d hidden_n is known in the forward pass, so it is kept ([N, D]) and only scaled in the backward.
+    The weight's gradient mixes tokens, so it is made forward only where the mixing coefficients are hinted."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_N: Tensor,
+        hint_N: Tensor | None,
+        head: Head,
+        dtype: torch.dtype,
+        rows: int,
+        needs_grad: bool,
+    ) -> Tensor:
+        train_head = needs_grad and (weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad))
+        train_hidden = needs_grad and hidden_ND.requires_grad
+        work = _Chunks(hidden_ND, weight_VD, bias_V, target_N, head, dtype, rows)
+        slope_ND = torch.empty_like(hidden_ND, dtype=dtype) if train_hidden else None
+        sums = _HeadGradient(weight_VD, bias_V, work.sum_dtype) if train_head and hint_N is not None else None
+        logp_N = work.run(slope_ND, sums, hint_N)
+        ctx.work, ctx.sums, ctx.hint, ctx.train_head = work, sums, hint_N, train_head
+        ctx.save_for_backward(slope_ND)
+        return logp_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (slope_ND,) = ctx.saved_tensors
+        work, sums = ctx.work, ctx.sums
+        grad_hidden = None if slope_ND is None else (slope_ND * grad_N[:, None]).to(work.hidden_ND.dtype)
+        grad_weight = grad_bias = None
+        if ctx.train_head:
+            if sums is None:
+                sums, factor = _HeadGradient(work.weight_VD, work.bias_V, work.sum_dtype), None
+                work.run(None, sums, grad_N)
+            else:
+                factor = _common_factor(grad_N, ctx.hint)
+            grad_weight, grad_bias = sums.finish(factor)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None, None
+
+
+def _common_factor(grad_N: Tensor, hint_N: Tensor) -> Tensor:
+    """The c in grad = c * hint; a loss that broke its promise would train the head wrongly in silence, so it is checked."""
+    hint_N = hint_N.to(grad_N.dtype)
+    factor = grad_N.dot(hint_N) / hint_N.dot(hint_N)
+    close = (grad_N - factor * hint_N).abs().max() <= 1e-5 * grad_N.abs().max()
+    torch._assert_async(close, "the loss is not linear in the log-probabilities with the hinted coefficients")
+    return factor
+
+
+class _HeadGradient:
+    """Running sums of the head's gradients, in fp32 at least."""
+
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> None:
+        self.weight = torch.zeros(weight_VD.shape, dtype=dtype, device=weight_VD.device)
+        self.bias = None if bias_V is None else torch.zeros(bias_V.shape, dtype=dtype, device=bias_V.device)
+        self.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+
+    def add(self, slope_CV: Tensor, hidden_CD: Tensor) -> None:
+        self.weight.add_(slope_CV.t() @ hidden_CD)
+        if self.bias is not None:
+            self.bias.add_(slope_CV.sum(0, dtype=self.bias.dtype))
+
+    def finish(self, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if factor is not None:
+            self.weight.mul_(factor)
+            self.bias = None if self.bias is None else self.bias.mul_(factor)
+        return self.weight.to(self.dtypes[0]), None if self.bias is None else self.bias.to(self.dtypes[1])
+
+
+class _Chunks:
+    """One pass over the tokens, a chunk of logits at a time."""
+
+    def __init__(
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_N: Tensor,
+        head: Head,
+        dtype: torch.dtype,
+        rows: int,
+    ) -> None:
+        self.hidden_ND, self.weight_VD, self.bias_V = hidden_ND.detach(), weight_VD.detach(), bias_V
+        self.target_N, self.head, self.dtype, self.rows = target_N, head, dtype, rows
+        self.sum_dtype = torch.promote_types(dtype, torch.float32)
+
+    @torch.no_grad()
+    def run(self, slope_ND: Tensor | None, sums: _HeadGradient | None, coef_N: Tensor | None) -> Tensor:
+        """Log-probabilities [N]; fills `slope_ND` with d logp / d hidden and adds to `sums` weighted by `coef_N`."""
+        device = self.hidden_ND.device.type
+        with torch.autocast(device, enabled=False):
+            weight = self.weight_VD.to(self.dtype)
+            bias = None if self.bias_V is None else self.bias_V.detach().to(self.sum_dtype)
+            hidden = self.hidden_ND.to(self.dtype)
+            logp_N = torch.empty(hidden.shape[0], dtype=self.sum_dtype, device=hidden.device)
+            for start in range(0, hidden.shape[0], self.rows):
+                at = slice(start, start + self.rows)
+                logits_CV, damp_CV = self._logits(hidden[at], weight, bias)
+                target = self.target_N[at, None]
+                logp_CV = torch.log_softmax(logits_CV, 1)
+                logp_N[at] = logp_CV.gather(1, target)[:, 0]
+                if slope_ND is None and sums is None:
+                    continue
+                slope = logp_CV.exp_().neg_()  # minus the probabilities: d logp / d logits
+                slope.scatter_add_(1, target, torch.ones((len(target), 1), dtype=slope.dtype, device=slope.device))
+                if damp_CV is not None:
+                    slope.mul_(damp_CV)
+                if self.head.scale != 1.0:
+                    slope.mul_(self.head.scale)
+                if slope_ND is not None:
+                    torch.mm(slope.to(self.dtype), weight, out=slope_ND[at])
+                if sums is not None and coef_N is not None:
+                    sums.add(slope.mul_(coef_N[at, None]).to(self.dtype), hidden[at])
+        return logp_N
+
+    def _logits(self, hidden_CD: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits in the summing dtype and, where a softcap bends them, its derivative."""
+        logits = (hidden_CD @ weight.t()).to(self.sum_dtype)
+        if bias is not None:
+            logits.add_(bias)
+        if self.head.scale != 1.0:
+            logits.mul_(self.head.scale)
+        if self.head.softcap is None:
+            return logits, None
+        bent = logits.div_(self.head.softcap).tanh_()
+        damp = 1 - bent * bent
+        return bent.mul_(self.head.softcap), damp

@@ -1,0 +1,30 @@
+"""Embeddings for tokens that a chat template adds."""
+
+import torch
+from torch import Tensor, nn
+
+
+def grow_embeddings(model: nn.Module, num_tokens: int, *, seed: int) -> list[int]:
+    """Make room for `num_tokens` ids and give every new row its own start; returns the new ids.
+
+    Each new row is drawn around the mean of the old rows with their spread. Distinct rows matter: tokens that all
+    start at the mean cannot be told apart by the first layers, and a short fine-tune never separates them.
+    """
+    old = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if num_tokens <= old:
+        return []
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(seed)
+    embedding: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+    for weight in [embedding] if head is embedding else [embedding, head]:
+        _draw_rows(weight, old, generator)
+    return list(range(old, num_tokens))
+
+
+@torch.no_grad()
+def _draw_rows(weight_VD: Tensor, old: int, generator: torch.Generator) -> None:
+    known = weight_VD[:old].float()
+    mean, spread = known.mean(0), known.std(0)
+    noise = torch.randn(weight_VD.shape[0] - old, weight_VD.shape[1], generator=generator)
+    weight_VD[old:] = (mean + spread * noise.to(mean.device)).to(weight_VD.dtype)

@@ -1,0 +1,48 @@
+"""The text that the base model is pre-trained on: an endless, seeded stream of documents.
+
+No document is a chat, no question on the held-out half is answered, and no held-out sum appears.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+
+from posttrain.pocket.arithmetic import arithmetic_document, is_heldout_sum
+from posttrain.pocket.howtos import howto_document
+from posttrain.pocket.prose import FactWriter
+from posttrain.pocket.stories import story_document
+from posttrain.pocket.world import World
+
+__all__ = ["MIXTURE", "documents", "is_heldout_sum"]
+
+MIXTURE: dict[str, float] = {
+    "encyclopaedia": 0.45,
+    "quiz": 0.12,
+    "answered": 0.07,
+    "arithmetic": 0.14,
+    "story": 0.10,
+    "howto": 0.06,
+    "words": 0.06,
+}
+"""Share of each kind of document in the text, counted in characters."""
+
+
+def documents(world: World, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Endless (kind, text) pairs, the same for the same seed; a text ends with a newline."""
+    rng = random.Random(f"corpus:{seed}")
+    writer = FactWriter(world)
+    write: dict[str, Callable[[random.Random], str]] = {
+        "encyclopaedia": writer.encyclopaedia,
+        "quiz": writer.quiz,
+        "answered": writer.answered,
+        "arithmetic": arithmetic_document,
+        "story": story_document,
+        "howto": howto_document,
+        "words": writer.word_list,
+    }
+    # The kind that is furthest behind its share comes next, so that any stretch of the stream has the mixture.
+    spent = dict.fromkeys(MIXTURE, 0.0)
+    while True:
+        kind = min(spent, key=lambda name: spent[name])
+        text = write[kind](rng)
+        spent[kind] += len(text) / MIXTURE[kind]
+        yield kind, text

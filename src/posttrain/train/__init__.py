@@ -1,0 +1,1 @@
+"""Batches, ranks, steps. Door: `loop.train(policy, batches, objective)`."""

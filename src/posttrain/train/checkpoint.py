@@ -1,0 +1,149 @@
+"""Checkpoints: a plain model folder plus what training needs to go on as if it had never stopped.
+
+A checkpoint is written beside its final name and renamed when it is whole and on the disk, so a kill or a full disk
+at any moment leaves the last good one. Optimiser moments and random states are safetensors; nothing is pickled.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from posttrain.errors import TrainError
+from posttrain.models.load import Policy, restore, save
+
+PREFIX, PARTIAL = "checkpoint-", ".partial"
+
+
+@dataclass
+class State:
+    """Where a run stands after `step` optimiser steps."""
+
+    step: int = 0
+    num_tokens: int = 0  # positions that passed the model
+    num_trained: int = 0  # tokens that passed the head
+    elapsed_s: float = 0.0
+    best_loss: float = float("inf")
+    best_step: int = -1
+    evals_since_best: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one run folder. `keep`: how many of the newest stay; the best one always does."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, fingerprint: str = "") -> None:
+        self.folder, self.keep, self.fingerprint = folder, keep, fingerprint
+        for left in folder.glob(f"{PREFIX}*{PARTIAL}"):
+            shutil.rmtree(left)
+
+    def found(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(p for p in self.folder.glob(f"{PREFIX}*") if p.is_dir() and not p.name.endswith(PARTIAL))
+
+    def save(self, policy: Policy, optimizer: torch.optim.Optimizer, state: State) -> Path:
+        """Write a checkpoint of this step. Raises TrainError where the disk is full; older checkpoints survive."""
+        final = self.folder / f"{PREFIX}{state.step:08d}"
+        partial = final.with_name(final.name + PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            save(policy, partial)
+            save_file(_optimizer_tensors(policy, optimizer) | _random_states(), partial / "training.safetensors")
+            record = {"state": asdict(state), "fingerprint": self.fingerprint}
+            (partial / "training.json").write_text(json.dumps(record, indent=2))
+            _sync(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(partial, final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            good = self.found()
+            kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint had been written before"
+            raise TrainError(
+                f"{final}: the checkpoint cannot be written ({error}); {kept}. Free some space, then go on with "
+                "--resume-from-checkpoint."
+            ) from error
+        self._prune(state)
+        return final
+
+    def resume(self, policy: Policy, optimizer: torch.optim.Optimizer) -> State:
+        """Put the newest checkpoint back into model, optimiser and random states."""
+        found = self.found()
+        if not found:
+            raise TrainError(f"{self.folder}: there is no checkpoint to resume from; start without resuming.")
+        record = json.loads((found[-1] / "training.json").read_text())
+        if record["fingerprint"] != self.fingerprint:
+            raise TrainError(
+                f"{found[-1]}: it was written with other data, model or settings, so the resumed run would not equal "
+                "an uninterrupted one; give the same recipe, or another output_dir to start anew."
+            )
+        restore(policy, found[-1])
+        tensors = load_file(found[-1] / "training.safetensors")
+        _restore_optimizer(policy, optimizer, tensors)
+        _restore_random(tensors)
+        return State(**record["state"])
+
+    def restore_best(self, policy: Policy, state: State) -> bool:
+        """Load the weights of the best evaluation, if it was saved."""
+        best = self.folder / f"{PREFIX}{state.best_step:08d}"
+        if state.best_step < 0 or not best.exists():
+            return False
+        restore(policy, best)
+        return True
+
+    def _prune(self, state: State) -> None:
+        for old in self.found()[: -self.keep]:
+            if int(old.name.removeprefix(PREFIX)) != state.best_step:
+                shutil.rmtree(old)
+
+
+def _names(policy: Policy) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in policy.model.named_parameters()}
+
+
+def _optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = _names(policy)
+    return {
+        f"optimizer/{key}/{names[id(parameter)]}": value.detach().cpu().contiguous()
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
+
+
+def _restore_optimizer(policy: Policy, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    by_name = dict(policy.model.named_parameters())
+    optimizer.state.clear()
+    for path, value in tensors.items():
+        kind, _, rest = path.partition("/")
+        if kind != "optimizer":
+            continue
+        key, _, name = rest.partition("/")
+        parameter = by_name[name]
+        optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random(tensors: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+
+
+def _sync(folder: Path) -> None:
+    """Make every byte durable before the rename makes the checkpoint visible."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,169 @@
+"""The only training loop. It knows batches and steps; what is minimised comes in as an objective."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from posttrain.errors import TrainError
+from posttrain.models.load import Policy
+from posttrain.train.checkpoint import Checkpoints, State
+from posttrain.train.evaluation import Evaluation
+from posttrain.train.memory import memory_mb
+from posttrain.train.objectives import Objective
+from posttrain.types import Batch
+
+
+class Steps(Protocol):
+    """Batches as a pure function of the step's number, so that the data cursor is the step itself."""
+
+    def step(self, step: int) -> list[Batch]: ...
+
+    def epoch_of(self, step: int) -> float: ...
+
+
+class Log(Protocol):
+    """Where metrics go: one dict a line, with its step."""
+
+    def write(self, line: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Run:
+    """How training ended: 'finished', 'stopped early' or 'interrupted', and where it stood."""
+
+    status: str
+    state: State
+    total_steps: int
+
+
+@dataclass
+class _Window:
+    """What happened since the last log line; tensors stay on the device until then."""
+
+    losses: list[tuple[int, torch.Tensor, float, tuple[str, ...]]] = field(default_factory=list)
+    units: float = 0.0
+    num_tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, step: int, loss: torch.Tensor, units: float, batch: Batch) -> None:
+        self.losses.append((step, loss.detach(), units, batch.sources))
+        self.units += units
+        self.num_tokens += batch.num_tokens
+
+    def mean_loss(self) -> float:
+        """The window's loss per unit; the one place that waits for the device. Raises TrainError on NaN or inf."""
+        sums = torch.stack([loss for _, loss, _, _ in self.losses]).double().cpu().tolist()
+        for total, (step, _, _, sources) in zip(sums, self.losses, strict=True):
+            if not math.isfinite(total):
+                named = ", ".join(source for source in sources[:3] if source) or "records without a source"
+                more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+                raise TrainError(
+                    f"the loss is {total} at step {step + 1}, in the batch of {named}{more}. Nothing was saved after "
+                    "the last checkpoint; lower the learning rate, set max_grad_norm, or mend those records."
+                )
+        return sum(sums) / self.units
+
+
+def train(
+    policy: Policy,
+    stream: Steps,
+    objective: Objective,
+    *,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    total_steps: int,
+    checkpoints: Checkpoints,
+    log: Log,
+    evaluation: Evaluation | None = None,
+    max_grad_norm: float = 1.0,
+    bf16: bool = False,
+    logging_steps: int = 10,
+    save_steps: int = 0,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Minimise `objective` over `stream` for `total_steps` optimiser steps.
+
+    Every loss is a sum; it is divided once, by the units of the whole step, counted before the first forward. So any
+    split into micro-batches gives the same gradient. A resumed run equals an uninterrupted one.
+    """
+    state = checkpoints.resume(policy, optimizer) if resume else State()
+    began = time.perf_counter() - state.elapsed_s
+    if evaluation and not resume:
+        log.write({"step": 0, "epoch": 0.0} | evaluation.run(policy, objective, state, bf16=bf16))
+    policy.model.train()
+    window, status = _Window(), "finished"
+    while state.step < total_steps:
+        norm, lr = _step(policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window)
+        state.elapsed_s = time.perf_counter() - began
+        last, stopping = state.step == total_steps, should_stop()
+        saving = bool(save_steps) and state.step % save_steps == 0
+        evaluating = evaluation is not None and (last or evaluation.is_due(state.step))
+        if last or stopping or saving or evaluating or state.step % logging_steps == 0:
+            log.write(_line(window, state, stream, lr, norm))
+            window = _Window()
+        if evaluation is not None and evaluating:
+            found = evaluation.run(policy, objective, state, bf16=bf16)
+            log.write({"step": state.step, "epoch": stream.epoch_of(state.step)} | found)
+            saving = saving or (evaluation.keep_best and state.best_step == state.step)
+            window.started = time.perf_counter()
+        if saving or stopping:
+            checkpoints.save(policy, optimizer, state)
+        if stopping and not last:
+            status = "interrupted"
+            break
+        if evaluation is not None and evaluating and evaluation.is_patience_over(state):
+            status = "stopped early"
+            break
+    return Run(status, state, total_steps)
+
+
+def _step(
+    policy: Policy,
+    stream: Steps,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    max_grad_norm: float,
+    bf16: bool,
+    state: State,
+    window: _Window,
+) -> tuple[torch.Tensor, float]:
+    """One optimiser step: count units, forward, backward, clip, step."""
+    batches = stream.step(state.step)
+    units = [objective.units(batch) for batch in batches]
+    device, lr = policy.device, rate(state.step)
+    for batch, share in zip(batches, units, strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = objective.loss(policy.model, batch.to(device))
+        (loss.sum / sum(units)).backward()
+        window.add(state.step, loss.sum, share, batch)
+        state.num_tokens += batch.num_tokens
+        state.num_trained += batch.num_trained
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf"))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return norm, lr
+
+
+def _line(window: _Window, state: State, stream: Steps, lr: float, norm: torch.Tensor) -> dict[str, Any]:
+    loss = window.mean_loss()
+    return {
+        "step": state.step,
+        "epoch": round(stream.epoch_of(state.step), 4),
+        "loss": loss,
+        "learning_rate": lr,
+        "grad_norm": float(norm),
+        "tokens_per_s": window.num_tokens / (time.perf_counter() - window.started),
+        "trained_tokens": state.num_trained,
+        "memory_mb": memory_mb(),
+        "elapsed_s": state.elapsed_s,
+    }

@@ -1,0 +1,45 @@
+"""Optimiser, parameter groups, and the learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> torch.optim.AdamW:
+    """Fused AdamW (Loshchilov and Hutter, 2019) over what requires a gradient; matrices decay, vectors do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+
+
+def schedule(
+    kind: str, *, peak: float, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
+) -> Callable[[int], float]:
+    """step -> learning rate: linear warm-up from peak / warmup_steps, then constant, linear or cosine down to
+    `min_ratio * peak` at the last step. It keeps no state, so a resumed run needs none.
+    """
+    assert kind in SCHEDULES, f"schedule is {kind!r}, expected one of {SCHEDULES}"
+
+    def rate(step: int) -> float:
+        if step < warmup_steps:
+            return peak * (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, done)))}[kind]
+        return peak * (min_ratio + (1 - min_ratio) * max(0.0, left))
+
+    return rate

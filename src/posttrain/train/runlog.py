@@ -1,0 +1,123 @@
+"""The run folder: run.json (what was run, on what, from what), metrics.jsonl, samples.jsonl."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain import __version__
+from posttrain.errors import ConfigError, PosttrainError
+
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+OURS = ("run.json", "metrics.jsonl", "samples.jsonl", "exam.json", "report.html", "summary.json")
+
+
+class RunFolder:
+    """A folder that one run writes to. Metrics are appended line by line and survive a kill."""
+
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.watchers: list[Any] = []
+        old = self.path / "run.json"
+        if old.exists() and not (resume or overwrite):
+            raise ConfigError(
+                f"{self.path} holds an earlier run; give another output_dir, --resume-from-checkpoint to go on with "
+                "it, or --overwrite-output-dir to replace it."
+            )
+        if overwrite and old.exists():
+            shutil.rmtree(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be created: {error.strerror}.") from error
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Write run.json as 'running'; `record` adds verb, command, config, inputs, model, seeds, parent."""
+        self.record = {
+            **record,
+            "versions": {"posttrain": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in LIBRARIES},
+            "hardware": hardware(),
+            "started": _now(),
+            "status": "running",
+        }
+        self._write("run.json", self.record)
+
+    def end(self, status: str, result: dict[str, Any]) -> None:
+        """Complete run.json."""
+        self.record |= {"finished": _now(), "status": status, "result": result}
+        self._write("run.json", self.record)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line of metrics and tell whoever watches (the progress bar, trackers)."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for watcher in self.watchers:
+            watcher.write(line)
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics after `step`: a resumed run writes them again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except json.JSONDecodeError:  # the last line, cut off by a kill
+                break
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def save(self, name: str, value: Any) -> Path:
+        """A JSON file, or one JSON line per item where the name ends in .jsonl."""
+        return self._write(name, value)
+
+    def _write(self, name: str, value: Any) -> Path:
+        lines: Iterable[str] = (
+            (json.dumps(item, ensure_ascii=False) for item in value)
+            if name.endswith(".jsonl")
+            else [json.dumps(value, indent=2, ensure_ascii=False)]
+        )
+        path = self.path / name
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise PosttrainError(f"{path}: cannot be written: {error.strerror}.") from error
+        return path
+
+
+def hardware() -> dict[str, Any]:
+    """What the run is computed on, without anything that names the machine."""
+    found: dict[str, Any] = {"cpu": _cpu(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of everything that must be the same for a resumed run to equal an uninterrupted one."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
