@@ -84,7 +84,9 @@ def render_document(document: Document, tokenizer: Any) -> Sample:
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:
-    """What ends an assistant turn in this template, and the tokenizer's own end of text."""
+    """What ends an assistant turn in this template, and the tokenizer's own end of text (alone, without a template)."""
+    if tokenizer.chat_template is None:
+        return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     probe = Conversation((Message("user", "a"), Message("assistant", "b")))
     segment = render(probe, tokenizer).segments[0]
     last = max(i for i, weight in enumerate(segment.weights) if weight)
@@ -124,6 +126,8 @@ def _escape(messages: Iterable[Message], tokenizer: Any) -> tuple[str, list[dict
 
 
 def _render(messages: list[dict[str, str]], tokenizer: Any, source: str, *, add_generation_prompt: bool = False) -> str:
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template; name one (chat_template: chatml).", file=source)
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:

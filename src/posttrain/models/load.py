@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 from posttrain.errors import ModelError
 from posttrain.models.logprobs import causal_lm
+
+disable_progress_bar()  # a bar per saved or loaded shard would break into the training's own
 
 
 @dataclass

@@ -1,0 +1,292 @@
+"""Supervised fine-tuning beside TRL 1.16 on the same CPU: speed and peak memory, as ratios.
+
+    python benchmarks/sft.py --peer-python PEER/bin/python [--rows small,tiny,lora] [--repeats 3]
+
+PEER is an environment: python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets
+(torch from https://download.pytorch.org/whl/cpu where no GPU build is wanted). README.md says what is measured.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sft_worker_posttrain
+from process import WorkerError, clean_environment, hardware, run_measured
+
+HERE = Path(__file__).parent
+MAX_FOREIGN, MAX_RETRIES = 0.3, 2
+
+# What posttrain's allocator.tune() sets by mallopt, said through the environment, so that TRL can be given it as well.
+# Both sides of the same-allocator row get exactly this, and posttrain's own tuning is switched off there.
+SAME_ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "18446744073709551615",
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "POSTTRAIN_ALLOCATOR": "system",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure. `steps` are timed, after `warmup` steps that are not."""
+
+    key: str
+    row: str
+    model: str
+    steps: int
+    warmup: int
+    bf16: bool = True
+    packing: bool = True  # TRL's; posttrain packs by default
+    lora: bool = False
+    same_allocator: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        return self.key.startswith("posttrain")
+
+
+JOBS = (
+    Job("posttrain_small_bf16", "small", "small", 40, 4),
+    Job("trl_small_bf16_default", "small", "small", 12, 2, packing=False),
+    Job("trl_small_bf16_packing", "small", "small", 30, 4),
+    Job("posttrain_small_bf16_same_allocator", "small", "small", 40, 4, same_allocator=True),
+    Job("trl_small_bf16_packing_same_allocator", "small", "small", 30, 4, same_allocator=True),
+    Job("posttrain_small_lora", "lora", "small", 40, 4, lora=True),
+    Job("trl_small_lora_default", "lora", "small", 12, 2, packing=False, lora=True),
+    Job("posttrain_tiny_fp32", "tiny", "tiny", 60, 4, bf16=False),
+    Job("trl_tiny_fp32_packing", "tiny", "tiny", 40, 4, bf16=False),
+)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """posttrain's figure over TRL's, and the bar it is held to: at least so fast, or at most so much memory."""
+
+    key: str
+    ours: str
+    theirs: str
+    bar: float
+    figure: str = "tokens_per_s"
+
+    @property
+    def wants_less(self) -> bool:
+        return self.figure == "peak_rss_mb"
+
+    def is_met(self, value: float) -> bool:
+        return value <= self.bar if self.wants_less else value >= self.bar
+
+
+RATIOS = (
+    Ratio("small_bf16_vs_trl_default", "posttrain_small_bf16", "trl_small_bf16_default", 5),
+    Ratio("small_bf16_vs_trl_packing", "posttrain_small_bf16", "trl_small_bf16_packing", 1.7),
+    Ratio(
+        "small_bf16_vs_trl_packing_same_allocator",
+        "posttrain_small_bf16_same_allocator",
+        "trl_small_bf16_packing_same_allocator",
+        1.3,
+    ),
+    Ratio("small_rss_vs_trl_default", "posttrain_small_bf16", "trl_small_bf16_default", 0.4, "peak_rss_mb"),
+    Ratio("small_rss_vs_trl_packing", "posttrain_small_bf16", "trl_small_bf16_packing", 0.9, "peak_rss_mb"),
+    Ratio("small_lora_vs_trl_default_lora", "posttrain_small_lora", "trl_small_lora_default", 5),
+    Ratio("tiny_fp32_vs_trl_packing", "posttrain_tiny_fp32", "trl_tiny_fp32_packing", 1.4),
+)
+
+
+def measure(job: Job, *, peer: str, assets: Path, seed: int, work: Path) -> dict[str, Any]:
+    """One fresh process of a job."""
+    out = Path(tempfile.mkdtemp(prefix=f"{job.key}-", dir=work))
+    model, data, steps = assets / job.model, assets / "rows.jsonl", job.steps + job.warmup
+    if job.is_ours:
+        command = sft_worker_posttrain.command(
+            sys.executable, model=model, data=data, out=out, steps=steps, seed=seed, bf16=job.bf16, lora=job.lora
+        )
+    else:
+        command = [peer, str(HERE / "sft_worker_trl.py"), "--model", str(model), "--data", str(data)]
+        command += ["--out", str(out), "--steps", str(steps), "--warmup", str(job.warmup), "--seed", str(seed)]
+        command += ["--bf16" if job.bf16 else "--no-bf16"]
+        command += ["--packing"] * job.packing + ["--lora"] * job.lora
+    env = clean_environment(SAME_ALLOCATOR if job.same_allocator else {}) | {"HF_HOME": str(work / "hub")}
+    usage = run_measured(command, env=env, log=out.with_suffix(".log"))
+    found = (
+        sft_worker_posttrain.read(out, warmup=job.warmup)
+        if job.is_ours
+        else json.loads((out / "measured.json").read_text(encoding="utf-8"))
+    )
+    return found | {
+        "tokens_per_s": found["tokens"] / found["seconds"],
+        "peak_rss_mb": usage.peak_rss_mb,
+        "foreign_cores": usage.foreign_cores,
+        "wall_s": usage.wall_s,
+    }
+
+
+def measure_quietly(job: Job, *, retries: int, **where: Any) -> dict[str, Any]:
+    """A measurement with at most MAX_FOREIGN foreign cores; after `retries` more attempts, the quietest one."""
+    tried: list[dict[str, Any]] = []
+    while not tried or (tried[-1]["foreign_cores"] > MAX_FOREIGN and len(tried) <= retries):
+        found = measure(job, **where)
+        tried.append(found)
+        print(
+            f"  {job.key:<40} {found['tokens_per_s']:8.0f} tok/s {found['peak_rss_mb']:7.0f} MB "
+            f"{found['foreign_cores']:5.2f} foreign cores {found['wall_s']:6.0f} s",
+            flush=True,
+        )
+    return min(tried, key=lambda found: found["foreign_cores"])
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the repeats of one job, with their range."""
+    figures: dict[str, Any] = {
+        name: statistics.median(run[name] for run in runs) for name in ("tokens_per_s", "peak_rss_mb")
+    }
+    speeds = [run["tokens_per_s"] for run in runs]
+    return figures | {
+        "tokens_per_s_range": [min(speeds), max(speeds)],
+        "seconds_per_step": statistics.median(run["seconds"] / run["steps"] for run in runs),
+        "timed_steps": runs[0]["steps"],
+        "repeats": len(runs),
+        "foreign_cores": [round(run["foreign_cores"], 3) for run in runs],
+        "settings": runs[0]["settings"],
+    }
+
+
+def make_assets(folder: Path, models: list[str]) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / "assets.py"), str(folder), "--models", ",".join(models)]
+    subprocess.run(command, check=True, capture_output=True, env=clean_environment({}))
+    made: dict[str, Any] = json.loads((folder / "assets.json").read_text(encoding="utf-8"))
+    too_long = [name for name in made if made[name]["tokens"]["max"] > 1024]
+    assert not too_long, f"rows over 1,024 tokens would be cut, which the two sides do differently: {too_long}"
+    return made
+
+
+def matmul_peak() -> dict[str, float]:
+    command = [sys.executable, str(HERE / "matmul.py")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=clean_environment({}))
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def shares_of_peak(figures: dict[str, Any], peak: dict[str, float], assets: dict[str, Any]) -> dict[str, float]:
+    """6 x parameters x tokens/s over the matrix product peak of this very run; attention is not counted."""
+    return {
+        job.key: 6 * assets[job.model]["parameters"] * figures[job.key]["tokens_per_s"] / 1e9 / peak[kind]
+        for job in JOBS
+        if job.key in figures and not job.lora
+        for kind in ("bf16" if job.bf16 else "fp32",)
+    }
+
+
+def compare(figures: dict[str, Any]) -> dict[str, float]:
+    return {
+        ratio.key: figures[ratio.ours][ratio.figure] / figures[ratio.theirs][ratio.figure]
+        for ratio in RATIOS
+        if ratio.ours in figures and ratio.theirs in figures
+    }
+
+
+def table(figures: dict[str, Any], ratios: dict[str, float]) -> str:
+    lines = ["", f"{'median of repeats':<42}{'tok/s':>8}{'range':>16}{'s/step':>8}{'peak MB':>9}"]
+    for key, row in figures.items():
+        low, high = row["tokens_per_s_range"]
+        spread = f"{low:.0f}-{high:.0f}"
+        lines.append(
+            f"{key:<42}{row['tokens_per_s']:>8.0f}{spread:>16}{row['seconds_per_step']:>8.2f}{row['peak_rss_mb']:>9.0f}"
+        )
+    lines += ["", f"{'ratio posttrain / TRL':<42}{'found':>8}{'bar':>9}"]
+    for ratio in RATIOS:
+        if ratio.key in ratios:
+            value = ratios[ratio.key]
+            bar = f"{'<=' if ratio.wants_less else '>='} {ratio.bar:g}"
+            lines.append(f"{ratio.key:<42}{value:>8.2f}{bar:>9}  {'met' if ratio.is_met(value) else 'MISSED'}")
+    return "\n".join(lines)
+
+
+def versions(runs: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of our side, and of the peer's."""
+    ours = next((runs[key][0]["versions"] for key in runs if key.startswith("posttrain")), {})
+    theirs = next((runs[key][0]["versions"] for key in runs if key.startswith("trl")), {})
+    return ours, theirs
+
+
+def run_jobs(args: argparse.Namespace, assets: Path, work: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every job once, then every job again: what changes on the machine meanwhile meets both sides."""
+    jobs = [job for job in JOBS if job.row in args.rows]
+    if args.smoke:
+        jobs = [replace(job, steps=2, warmup=1) for job in jobs]
+    runs: dict[str, list[dict[str, Any]]] = {job.key: [] for job in jobs}
+    for repeat in range(args.repeats):
+        print(f"repeat {repeat + 1} of {args.repeats}", flush=True)
+        for job in jobs:
+            retries = 0 if args.smoke else MAX_RETRIES
+            runs[job.key].append(
+                measure_quietly(job, retries=retries, peer=args.peer_python, assets=assets, seed=repeat, work=work)
+            )
+    return runs
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer-python", required=True, help="interpreter of an environment that has TRL")
+    parser.add_argument("--rows", default="small,tiny,lora", help="which of small, tiny, lora, with commas between")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="result file; left out, results/sft.json, where all rows ran")
+    parser.add_argument("--smoke", action="store_true", help="three steps of everything: shows that it runs")
+    args = parser.parse_args()
+    args.rows = args.rows.split(",")
+    unknown = set(args.rows) - {job.row for job in JOBS}
+    if unknown:
+        parser.error(f"--rows has {', '.join(sorted(unknown))}, expected any of small, tiny, lora")
+    if args.smoke:
+        args.repeats = 1
+    elif args.output is None and {job.row for job in JOBS} <= set(args.rows):
+        args.output = HERE / "results" / "sft.json"
+    return args
+
+
+def main() -> int:
+    args, began = parse(), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="posttrain-bench-") as folder:
+        work = Path(folder)
+        models = sorted({job.model for job in JOBS if job.row in args.rows})
+        assets = make_assets(work / "assets", models)
+        peak = matmul_peak()
+        try:
+            runs = run_jobs(args, work / "assets", work)
+        except WorkerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    figures = {key: summary(found) for key, found in runs.items()}
+    ratios, shares = compare(figures), shares_of_peak(figures, peak, assets)
+    print(table(figures, ratios))
+    print(f"\nmatrix product peak: {peak['fp32']:.0f} GFLOP/s fp32, {peak['bf16']:.0f} bf16; share reached:")
+    print("\n".join(f"  {key:<40} {share:6.1%}" for key, share in shares.items()))
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes" + ("; a SMOKE run, no figures" if args.smoke else ""))
+    ours, theirs = versions(runs)
+    result = {
+        "name": "sft",
+        "command": f"python benchmarks/sft.py --peer-python PEER/bin/python --rows {','.join(args.rows)} "
+        f"--repeats {args.repeats}",
+        "hardware": hardware(),
+        "versions": ours,
+        "peer": {"name": "trl", "versions": theirs},
+        "ratios": {key: round(value, 3) for key, value in ratios.items()},
+        "bars": {ratio.key: ratio.bar for ratio in RATIOS if ratio.key in ratios},
+        "figures": figures
+        | {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets, "same_allocator": SAME_ALLOCATOR},
+    }
+    if args.output and not args.smoke:
+        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""The shipped base model."""
+
+from pathlib import Path
+
+
+def base_folder() -> Path:
+    """The folder of the pocket base, inside the package."""
+    return Path(__file__).parent / "base"

@@ -1,0 +1,162 @@
+"""`posttrain sft`: supervised fine-tuning of any Hugging Face causal LM, full or LoRA."""
+
+import shlex
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from posttrain.data.batch import pack
+from posttrain.data.stream import Stream
+from posttrain.data.template import install_template, stop_token_ids
+from posttrain.models.attention import install_attention
+from posttrain.models.fused import fuse
+from posttrain.models.load import Policy, load, save
+from posttrain.models.lora import add_lora
+from posttrain.models.precision import has_fast_bf16
+from posttrain.models.vocabulary import grow_embeddings
+from posttrain.pocket.base import base_folder
+from posttrain.recipes.config import command
+from posttrain.recipes.preview import answer, write_samples
+from posttrain.recipes.sft_config import SftConfig
+from posttrain.recipes.training_data import TrainingData, load_data
+from posttrain.train.checkpoint import Checkpoints
+from posttrain.train.evaluation import Evaluation
+from posttrain.train.interrupt import Interrupt
+from posttrain.train.loop import Run, train
+from posttrain.train.objectives import SFT
+from posttrain.train.optim import adamw, schedule
+from posttrain.train.progress import ProgressBar
+from posttrain.train.report import write_report
+from posttrain.train.runlog import RunFolder, fingerprint
+from posttrain.train.trackers import start_trackers
+
+
+def run(config: SftConfig) -> int:
+    """Load, read, train, save; the run folder holds everything a reader needs."""
+    console = Console(highlight=False, soft_wrap=True)
+    folder = RunFolder(
+        config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
+    )
+    torch.manual_seed(config.seed)
+
+    policy, has_template = load_policy(config)
+    data = load_data(config, policy.tokenizer, console.print)
+    before = answer(policy, data.preview, with_template=has_template)
+
+    done = _train(config, policy, data, folder, console)
+    if done.status == "interrupted":
+        resume = f"{command(config)} --resume-from-checkpoint".replace(" --overwrite-output-dir", "")
+        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {resume}")
+        folder.end(done.status, _result(done))
+        return 130
+
+    save(policy, folder.path, stop_token_ids=stop_token_ids(policy.tokenizer))
+    write_samples(folder, data.preview, before, answer(policy, data.preview, with_template=True))
+    folder.end(done.status, _result(done))
+    page = write_report(folder.path)
+    console.print(f"{done.status} after {done.state.step} steps: model in {folder.path}, report in {page}")
+    console.print(f"talk with it: posttrain chat {shlex.quote(str(folder.path))}")
+    return 0
+
+
+def load_policy(config: SftConfig) -> tuple[Policy, bool]:
+    """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
+    chat template of its own."""
+    policy = load(base_folder() if config.model == "pocket" else config.model)
+    has_template = policy.tokenizer.chat_template is not None
+    if config.chat_template or not has_template:
+        install_template(policy.tokenizer, config.chat_template or "chatml")
+    new_ids = grow_embeddings(policy.model, len(policy.tokenizer), seed=config.seed)
+    if config.use_peft:
+        policy = add_lora(
+            policy,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_target_modules,
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            new_token_ids=new_ids,
+        )
+    model: Any = policy.model
+    install_attention(model, config.attn)
+    fuse(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return policy, has_template and config.chat_template is None
+
+
+def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFolder, console: Console) -> Run:
+    stream = Stream(
+        data.train,
+        max_length=config.max_length,
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        packing=config.packing,
+        seed=config.seed,
+    )
+    steps = config.max_steps if config.max_steps > 0 else stream.num_steps(config.num_train_epochs)
+    peak = config.learning_rate or (2e-4 if config.use_peft else 2e-5)
+    optimizer = adamw(
+        policy.model,
+        learning_rate=peak,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+    )
+    held_out = [pack([sample]) for sample in data.held_out]
+    evaluation = Evaluation(
+        held_out, config.eval_steps, config.early_stopping_patience, config.load_best_model_at_end
+    )
+    settings = config.model_dump(exclude={"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir"})
+    checkpoints = Checkpoints(
+        folder.path, keep=config.save_total_limit, fingerprint=fingerprint(settings, data.inputs, steps)
+    )
+    folder.begin(_record(config, policy, data))
+    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+    with ProgressBar("fine-tuning", steps, console=console) as bar, Interrupt() as interrupt:
+        folder.watchers += [bar, *start_trackers(config.report_to, folder.path, config.model_dump())]
+        done = train(
+            policy,
+            stream,
+            SFT,
+            optimizer=optimizer,
+            rate=schedule(
+                config.lr_scheduler_type,
+                peak=peak,
+                total_steps=steps,
+                warmup_steps=warmup,
+                min_ratio=config.min_lr_ratio,
+            ),
+            total_steps=steps,
+            checkpoints=checkpoints,
+            log=folder,
+            evaluation=evaluation if held_out else None,
+            max_grad_norm=config.max_grad_norm,
+            bf16=has_fast_bf16(policy.device) if config.bf16 is None else config.bf16,
+            logging_steps=config.logging_steps,
+            save_steps=config.save_steps,
+            resume=config.resume_from_checkpoint,
+            should_stop=interrupt,
+        )
+    if config.load_best_model_at_end and done.status != "interrupted":
+        checkpoints.restore_best(policy, done.state)
+    return done
+
+
+def _record(config: SftConfig, policy: Policy, data: TrainingData) -> dict[str, Any]:
+    return {
+        "verb": config.verb,
+        "command": command(config),
+        "config": config.model_dump(),
+        "seeds": {"seed": config.seed},
+        "inputs": data.inputs,
+        "parent": config.model,
+        "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable},
+    }
+
+
+def _result(done: Run) -> dict[str, Any]:
+    return {"steps": done.state.step, "tokens": done.state.num_tokens, "trained_tokens": done.state.num_trained}

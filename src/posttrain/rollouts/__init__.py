@@ -1,0 +1,1 @@
+"""Token ids in, token ids out: what a policy says."""

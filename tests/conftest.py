@@ -1,0 +1,27 @@
+"""Fixtures for every room. Heavy libraries are imported only where a test asks for them."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The functions of tests/tiny.py: random models, a small tokenizer, random trees."""
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """Published data sets beside the checkout; they are not part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the published data sets in ../shared/data, beside the checkout")
+    return folder
