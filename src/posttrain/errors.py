@@ -17,7 +17,8 @@ class DataError(PosttrainError):
 
     def __init__(self, message: str, *, file: str = "", line: int | None = None, field: str = "") -> None:
         place = ", ".join(
-            part for part in (file, f"line {line}" if line is not None else "", f"field {field!r}" if field else "")
+            part
+            for part in (file, f"line {line}" if line is not None else "", f"field {field!r}" if field else "")
             if part
         )
         super().__init__(f"{place}: {message}" if place else message)

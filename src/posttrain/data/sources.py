@@ -110,7 +110,7 @@ def _parse(row: dict[str, Any], file: str, line: int) -> tuple[str, list[Record]
                 raise DataError(f"{error}.", file=file, line=line) from error
     known = "; ".join(f"{layout}: {', '.join(fields)}" for layout, fields, _ in LAYOUTS)
     raise DataError(
-        f"the fields {', '.join(sorted(row)) or '(none)'} fit no known layout. Known layouts and their fields: {known}.",
+        f"the fields {', '.join(sorted(row)) or '(none)'} fit no known layout. Layouts and their fields: {known}.",
         file=file,
         line=line,
     )

@@ -28,12 +28,13 @@ MARKS = "\ue000\ue001\ue002\ue003"
 
 def install_template(tokenizer: Any, name: str) -> int:
     """Give a tokenizer the shipped template `name` or the one in a Jinja file; returns how many tokens were added."""
+    tokens: tuple[str, ...] = ()
     if name in SHIPPED:
         template, tokens = SHIPPED[name]
     else:
         try:
             with open(name, encoding="utf-8") as file:
-                template, tokens = file.read(), ()
+                template = file.read()
         except OSError as error:
             known = ", ".join(SHIPPED)
             raise DataError(f"no chat template of that name ({known}) and no such file.", file=name) from error
@@ -43,9 +44,7 @@ def install_template(tokenizer: Any, name: str) -> int:
     )
 
 
-def render(
-    conversation: Conversation, tokenizer: Any, *, prompt_weight: float = 0.0, train_on: str = "all"
-) -> Sample:
+def render(conversation: Conversation, tokenizer: Any, *, prompt_weight: float = 0.0, train_on: str = "all") -> Sample:
     """Token ids and loss weights of one conversation: 1 on what the assistant says, its stop token included.
 
     `prompt_weight`: the weight of every other token. `train_on`: 'all' assistant turns, or the 'last' one only.
@@ -134,9 +133,7 @@ def _render(messages: list[dict[str, str]], tokenizer: Any, source: str, *, add_
         raise DataError(f"the chat template refuses this conversation: {error}", file=source) from error
 
 
-def _turn_span(
-    messages: list[dict[str, str]], turn: int, text: str, tokenizer: Any, source: str
-) -> tuple[int, int]:
+def _turn_span(messages: list[dict[str, str]], turn: int, text: str, tokenizer: Any, source: str) -> tuple[int, int]:
     """Characters [start, end) of what the assistant says in one turn, through its stop token."""
     before = _render(messages[:turn], tokenizer, source, add_generation_prompt=True) if turn else ""
     through = _render(messages[: turn + 1], tokenizer, source)
@@ -171,7 +168,7 @@ def _encode(text: str, cuts: Sequence[int], tokenizer: Any, mark: str) -> tuple[
 
 
 def _encode_piece(text: str, tokenizer: Any, mark: str) -> tuple[list[int], list[tuple[int, int]]]:
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     kept = [
         (token, place)
         for token, place in zip(out["input_ids"], out["offset_mapping"], strict=True)

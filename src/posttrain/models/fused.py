@@ -17,6 +17,8 @@ from posttrain.models.attention import packed_attention
 from posttrain.models.logprobs import causal_lm, hidden_states
 from posttrain.types import Batch, Span
 
+# What these compute was read, not guessed: others may clip or scale in ways that a short probe does not feel.
+ATTENTIONS = {f"{family}Attention" for family in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma3")}
 TOLERANCE = 2e-4  # fp32 rounding through a whole model, relative to the largest hidden value
 
 
@@ -53,19 +55,27 @@ def _replace(lm: nn.Module) -> list[Callable[[], None]]:
     return undo
 
 
-def _twin(module: nn.Module) -> Callable[..., Any] | None:
+def _twin(module: Any) -> Callable[..., Any] | None:
     kind = type(module).__name__
     if kind.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         return lambda x: rms_norm(x, module.weight, module.variance_epsilon)
-    if kind.endswith("MLP") and all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj")):
-        if getattr(getattr(module, "act_fn", None), "__class__", None).__name__ in ("SiLUActivation", "SiLU"):
+    if kind.endswith("MLP") and type(getattr(module, "act_fn", None)).__name__ in ("SiLUActivation", "SiLU"):
+        if all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")):
             return lambda x: module.down_proj(_SiluGate.apply(module.gate_proj(x), module.up_proj(x)))
-    if kind.endswith("Attention") and all(hasattr(module, f"{name}_proj") for name in "qkvo"):
+        return None
+    if kind in ATTENTIONS and not _bends_scores(module):
         return _attention_twin(module)
     return None
 
 
-def _attention_twin(module: nn.Module) -> Callable[..., Any]:
+def _bends_scores(module: nn.Module) -> bool:
+    """Whether a softcap, or a window that the module does not carry itself, would be lost in the twin. Rows as short
+    as the probe's feel neither, so comparing cannot tell."""
+    window = None if hasattr(module, "sliding_window") else getattr(module.config, "sliding_window", None)
+    return window is not None or getattr(module, "attn_logit_softcapping", None) is not None
+
+
+def _attention_twin(module: Any) -> Callable[..., Any]:
     original = type(module).forward
     q_norm, k_norm = getattr(module, "q_norm", None), getattr(module, "k_norm", None)
 
@@ -82,9 +92,9 @@ def _attention_twin(module: nn.Module) -> Callable[..., Any]:
                 **kwargs,
             )
         shape = (*hidden_states.shape[:-1], -1, module.head_dim)
-        query = module.q_proj(hidden_states).view(shape)  # type: ignore[operator]
-        key = module.k_proj(hidden_states).view(shape)  # type: ignore[operator]
-        value = module.v_proj(hidden_states).view(shape)  # type: ignore[operator]
+        query = module.q_proj(hidden_states).view(shape)
+        key = module.k_proj(hidden_states).view(shape)
+        value = module.v_proj(hidden_states).view(shape)
         query = query if q_norm is None else q_norm(query)
         key = key if k_norm is None else k_norm(key)
         cos, sin = position_embeddings
@@ -99,7 +109,7 @@ def _attention_twin(module: nn.Module) -> Callable[..., Any]:
             sliding_window=getattr(module, "sliding_window", None),
             spans=spans,
         )
-        return module.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None  # type: ignore[operator]
+        return module.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None
 
     return forward
 

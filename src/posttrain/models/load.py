@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -18,9 +17,9 @@ disable_progress_bar()  # a bar per saved or loaded shard would break into the t
 
 @dataclass
 class Policy:
-    """A causal LM (a transformers model, or peft's wrapping of one) and its tokenizer."""
+    """A causal LM (a transformers model, or peft's wrapping of one) and its tokenizer. Neither library types them."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     name: str
 
@@ -60,14 +59,14 @@ def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = Non
     if stop_token_ids:
         config = GenerationConfig.from_model_config(lm.config)
         config.eos_token_id, config.pad_token_id = stop_token_ids, policy.tokenizer.pad_token_id
-        lm.generation_config = config  # type: ignore[assignment]
-    policy.model.save_pretrained(folder)  # type: ignore[operator]
+        lm.generation_config = config
+    policy.model.save_pretrained(folder)
     if lm is not policy.model and stop_token_ids:
-        lm.generation_config.save_pretrained(folder)  # type: ignore[operator]
+        lm.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
 
 
-def _load_weights(path: str | Path, dtype: torch.dtype) -> nn.Module:
+def _load_weights(path: str | Path, dtype: torch.dtype) -> Any:
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -105,9 +104,9 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
         raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
     tokenizer = _load_tokenizer(folder)
     model = _load_weights(base, dtype)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # type: ignore[operator]
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
-    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))  # type: ignore[arg-type]
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
 
 
 def _first_line(error: Exception) -> str:

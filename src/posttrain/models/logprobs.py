@@ -33,15 +33,15 @@ class Head:
     softcap: float | None = None
 
 
-def causal_lm(model: nn.Module) -> nn.Module:
+def causal_lm(model: Any) -> Any:
     """The transformers causal LM itself, also where peft has wrapped it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def head_of(model: nn.Module) -> Head:
     """Weights and post-processing of the language-model head."""
     lm = causal_lm(model)
-    linear = lm.get_output_embeddings()  # type: ignore[operator]
+    linear = lm.get_output_embeddings()
     if linear is None or not hasattr(linear, "weight"):
         raise ModelError(f"{type(lm).__name__} has no linear language-model head to train.")
     config = lm.config
@@ -87,10 +87,23 @@ def head_logps(
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight_VD.dtype
     rows = max(16, chunk_elements // head.weight_VD.shape[0])
-    needs_grad = torch.is_grad_enabled()
-    return _HeadLogps.apply(
-        hidden_ND, head.weight_VD, head.bias_V, target_ids_N, gradient_hint_N, head, dtype, rows, needs_grad
+    extra = -hidden_ND.shape[0] % ROW_MULTIPLE if device == "cpu" else 0
+    count = hidden_ND.shape[0]
+    if extra:
+        hidden_ND, target_ids_N = pad(hidden_ND, (0, 0, 0, extra)), pad(target_ids_N, (0, extra))
+        gradient_hint_N = None if gradient_hint_N is None else pad(gradient_hint_N, (0, extra))
+    logp_N: Tensor = _HeadLogps.apply(
+        hidden_ND,
+        head.weight_VD,
+        head.bias_V,
+        target_ids_N,
+        gradient_hint_N,
+        head,
+        dtype,
+        rows,
+        torch.is_grad_enabled(),
     )
+    return logp_N[:count]
 
 
 class _HeadLogps(torch.autograd.Function):
@@ -137,7 +150,7 @@ class _HeadLogps(torch.autograd.Function):
 
 
 def _common_factor(grad_N: Tensor, hint_N: Tensor) -> Tensor:
-    """The c in grad = c * hint; a loss that broke its promise would train the head wrongly in silence, so it is checked."""
+    """The c in grad = c * hint. A loss that breaks the promise would train the head wrongly in silence."""
     hint_N = hint_N.to(grad_N.dtype)
     factor = grad_N.dot(hint_N) / hint_N.dot(hint_N)
     close = (grad_N - factor * hint_N).abs().max() <= 1e-5 * grad_N.abs().max()

@@ -1,22 +1,24 @@
 """Embeddings for tokens that a chat template adds."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def grow_embeddings(model: nn.Module, num_tokens: int, *, seed: int) -> list[int]:
+def grow_embeddings(model: Any, num_tokens: int, *, seed: int) -> list[int]:
     """Make room for `num_tokens` ids and give every new row its own start; returns the new ids.
 
     Each new row is drawn around the mean of the old rows with their spread. Distinct rows matter: tokens that all
     start at the mean cannot be told apart by the first layers, and a short fine-tune never separates them.
     """
-    old = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    old = model.get_input_embeddings().weight.shape[0]
     if num_tokens <= old:
         return []
-    model.resize_token_embeddings(num_tokens, mean_resizing=False)  # type: ignore[operator]
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
-    embedding: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
-    head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+    embedding: Tensor = model.get_input_embeddings().weight
+    head: Tensor = model.get_output_embeddings().weight
     for weight in [embedding] if head is embedding else [embedding, head]:
         _draw_rows(weight, old, generator)
     return list(range(old, num_tokens))

@@ -6,9 +6,9 @@ from rich.console import Console
 
 from posttrain.data.template import render_prompt, stop_token_ids
 from posttrain.models.load import Policy, load
-from posttrain.pocket.base import base_folder
 from posttrain.recipes.chat_config import ChatConfig
-from posttrain.recipes.preview import bare_prompt
+from posttrain.recipes.policy import resolve_model
+from posttrain.recipes.preview import bare_prompt, context_length
 from posttrain.rollouts.generate import generate
 from posttrain.types import Message
 
@@ -18,7 +18,7 @@ HELP = "/system TEXT sets the system message · /reset starts anew · /quit leav
 def run(config: ChatConfig) -> int:
     """Read, answer as it is written, remember; until /quit or the end of input."""
     console = Console(highlight=False, soft_wrap=True)
-    policy = load(base_folder() if config.model == "pocket" else config.model)
+    policy = load(resolve_model(config.model))
     policy.model.eval()
     has_template = policy.tokenizer.chat_template is not None
     console.print(f"{config.model} · {HELP}", style="dim", markup=False)
@@ -39,9 +39,7 @@ def run(config: ChatConfig) -> int:
             turns = _turn(config, policy, system, [*turns, Message("user", line)], has_template, console)
 
 
-def _command(
-    line: str, system: str | None, turns: list[Message], console: Console
-) -> tuple[str | None, list[Message]]:
+def _command(line: str, system: str | None, turns: list[Message], console: Console) -> tuple[str | None, list[Message]]:
     name, _, rest = line.partition(" ")
     if name == "/reset":
         console.print("a new conversation", style="dim")
@@ -58,7 +56,7 @@ def _turn(
 ) -> list[Message]:
     """Answer the last turn, streaming; returns the conversation with the answer."""
     opening = [Message("system", system)] if system else []
-    limit = getattr(policy.model.config, "max_position_embeddings", 1 << 20) - config.max_new_tokens  # type: ignore
+    limit = context_length(policy) - config.max_new_tokens
     while True:
         if has_template:
             prompt = render_prompt([*opening, *turns], policy.tokenizer)

@@ -1,6 +1,5 @@
 """`posttrain quickstart`: the embedded base becomes an assistant, with an exam before and after."""
 
-import json
 import time
 from typing import Any
 

@@ -8,16 +8,12 @@ from rich.console import Console
 
 from posttrain.data.batch import pack
 from posttrain.data.stream import Stream
-from posttrain.data.template import install_template, stop_token_ids
-from posttrain.models.attention import install_attention
-from posttrain.models.fused import fuse
-from posttrain.models.load import Policy, load, save
-from posttrain.models.lora import add_lora
+from posttrain.data.template import stop_token_ids
+from posttrain.models.load import Policy, save
 from posttrain.models.precision import has_fast_bf16
-from posttrain.models.vocabulary import grow_embeddings
-from posttrain.pocket.base import base_folder
 from posttrain.recipes.config import command
-from posttrain.recipes.preview import answer, write_samples
+from posttrain.recipes.policy import load_policy
+from posttrain.recipes.preview import answer, context_length, write_samples
 from posttrain.recipes.sft_config import SftConfig
 from posttrain.recipes.training_data import TrainingData, load_data
 from posttrain.train.checkpoint import Checkpoints
@@ -35,12 +31,11 @@ from posttrain.train.trackers import start_trackers
 def run(config: SftConfig) -> int:
     """Load, read, train, save; the run folder holds everything a reader needs."""
     console = Console(highlight=False, soft_wrap=True)
-    folder = RunFolder(
-        config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir
-    )
+    folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 
     policy, has_template = load_policy(config)
+    config = _fit_length(config, policy, console)
     data = load_data(config, policy.tokenizer, console.print)
     before = answer(policy, data.preview, with_template=has_template)
 
@@ -60,32 +55,12 @@ def run(config: SftConfig) -> int:
     return 0
 
 
-def load_policy(config: SftConfig) -> tuple[Policy, bool]:
-    """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
-    chat template of its own."""
-    policy = load(base_folder() if config.model == "pocket" else config.model)
-    has_template = policy.tokenizer.chat_template is not None
-    if config.chat_template or not has_template:
-        install_template(policy.tokenizer, config.chat_template or "chatml")
-    new_ids = grow_embeddings(policy.model, len(policy.tokenizer), seed=config.seed)
-    if config.use_peft:
-        policy = add_lora(
-            policy,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=config.lora_target_modules,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            new_token_ids=new_ids,
-        )
-    model: Any = policy.model
-    install_attention(model, config.attn)
-    fuse(model)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    return policy, has_template and config.chat_template is None
+def _fit_length(config: SftConfig, policy: Policy, console: Console) -> SftConfig:
+    limit = context_length(policy)
+    if config.max_length <= limit:
+        return config
+    console.print(f"max_length {config.max_length} is over the model's {limit} positions: using {limit}")
+    return config.model_copy(update={"max_length": limit})
 
 
 def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFolder, console: Console) -> Run:
@@ -107,9 +82,7 @@ def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFol
         epsilon=config.adam_epsilon,
     )
     held_out = [pack([sample]) for sample in data.held_out]
-    evaluation = Evaluation(
-        held_out, config.eval_steps, config.early_stopping_patience, config.load_best_model_at_end
-    )
+    evaluation = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, config.load_best_model_at_end)
     settings = config.model_dump(exclude={"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir"})
     checkpoints = Checkpoints(
         folder.path, keep=config.save_total_limit, fingerprint=fingerprint(settings, data.inputs, steps)

@@ -35,10 +35,8 @@ class SftConfig(Config):
         "auto", description="Attention in packed rows: by segment, or FlexAttention on CUDA."
     )
 
-    dataset: str | list[str] = Field(
-        description="File or Hugging Face name, repeatable; `pocket` is the embedded data."
-    )
-    eval_dataset: str | None = Field(None, description="File or name to measure held-out loss on.")
+    dataset: str | list[str] = Field(description="File, folder or glob, repeatable; `pocket` is the embedded data.")
+    eval_dataset: str | None = Field(None, description="File, folder or glob to measure held-out loss on.")
     eval_split: float = Field(
         0.0, ge=0, lt=1, description="Share of the data to hold out where there is no eval_dataset."
     )
@@ -122,7 +120,7 @@ class SftConfig(Config):
     def _agree(self) -> Self:
         """Keys that would be ignored in silence because another key is off."""
         if self.dataset in ("", []):
-            raise ValueError("dataset is empty: name a file, a Hugging Face dataset, or `pocket`")
+            raise ValueError("dataset is empty: name a file, a folder or `pocket`")
         if self.max_steps == 0:
             raise ValueError("max_steps is 0, which trains nothing: use -1 to go by epochs, or a number above 0")
         if self.eval_dataset and self.eval_split:

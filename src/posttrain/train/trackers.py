@@ -23,7 +23,7 @@ def _load(module: str, package: str) -> Any:
 class TensorBoard:
     """Event files in `<run>/tensorboard`."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         _load("tensorboard", "tensorboard")
         self.writer = _load("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
 
@@ -48,7 +48,7 @@ class RunTracker:
 
 
 TRACKERS = {
-    "tensorboard": TensorBoard,
+    "tensorboard": lambda folder, _config: TensorBoard(folder),
     "trackio": lambda folder, config: RunTracker("trackio", folder, config),
     "wandb": lambda folder, config: RunTracker("wandb", folder, config),
 }

@@ -1,0 +1,37 @@
+"""The model card of a base: written from the numbers of its run."""
+
+import json
+from pathlib import Path
+
+
+def write_card(folder: Path) -> None:
+    """README.md of the base: data, steps and losses, from the numbers of its run."""
+    record = json.loads((folder / "run.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    config, shares = record["config"], record["inputs"][0]["mixture"]
+    mixture = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+    losses = "\n".join(f"| {line['step']} | {line['loss']:.3f} |" for line in lines[:: max(1, len(lines) // 12)])
+    (folder / "README.md").write_text(f"""# pocket base
+
+A base language model of {record["model"]["parameters"]:,} parameters (Llama-shaped, {config["num_layers"]} layers of
+{config["hidden_size"]}, {config["vocab_size"]} tokens) that completes text about a small generated world. It is made to
+be post-trained: it knows {record["inputs"][0]["facts"]:,} facts when asked to complete a sentence, and answers a
+question with more questions.
+
+**Data.** Written by a seeded program, nothing else: {mixture}
+(by characters). Facts of every entity appear in several wordings; questions are answered for one half of the entities
+only, in lists of another dress, and one two-digit sum in ten never appears.
+
+**Training.** {record["result"]["steps"]:,} steps of {config["rows_per_step"]} rows of {config["row_tokens"]} tokens
+({record["result"]["tokens"]:,} tokens, each seen once), AdamW, peak rate {config["learning_rate"]}, cosine to 5 %,
+weight decay {config["weight_decay"]}, bfloat16 autocast, on {record["hardware"]["cpu"]}. Weights are stored in
+bfloat16.
+
+| step | loss |
+|---|---|
+{losses}
+| {lines[-1]["step"]} | {lines[-1]["loss"]:.3f} |
+
+**Made by** `{record["command"]}`; the same command makes it again. It knows nothing beyond its world and must not be
+asked for advice.
+""")

@@ -1,0 +1,46 @@
+"""Pre-training steps from the world's documents, made on the way and never stored."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from posttrain.data.stream import Stream
+from posttrain.data.template import render_document, truncate
+from posttrain.pocket.corpus import documents
+from posttrain.pocket.world import World
+from posttrain.types import Batch, Document, Sample
+
+STEPS_PER_SHARD = 64  # steps planned together; a shard is remade from its number alone, so nothing is stored
+
+
+class WorldStream:
+    """Endless pre-training steps: shard k is the documents of seed k, packed; each document is met once."""
+
+    def __init__(self, world: World, tokenizer: Any, *, row_tokens: int, rows_per_step: int, seed: int) -> None:
+        self.world, self.tokenizer, self.seed = world, tokenizer, seed
+        self.row_tokens, self.rows_per_step = row_tokens, rows_per_step
+        self._shard = lru_cache(maxsize=2)(self._make_shard)
+
+    def step(self, step: int) -> list[Batch]:
+        shard, within = divmod(step, STEPS_PER_SHARD)
+        return self._shard(shard).step(within)
+
+    def epoch_of(self, step: int) -> float:
+        """Every document is new, so an epoch is never over: shards done."""
+        return step / STEPS_PER_SHARD
+
+    def _make_shard(self, shard: int) -> Stream:
+        need = int(STEPS_PER_SHARD * self.rows_per_step * self.row_tokens * 1.03)  # some rows stay a little short
+        samples, size = [], 0
+        for sample in self._samples(shard):
+            samples.append(sample)
+            size += sample.num_tokens
+            if size >= need:
+                break
+        return Stream(samples, max_length=self.row_tokens, batch_size=self.rows_per_step, seed=self.seed + shard)
+
+    def _samples(self, shard: int) -> Iterator[Sample]:
+        for kind, text in documents(self.world, seed=self.seed * 100_000 + shard + 1):
+            sample = truncate(render_document(Document(text, kind), self.tokenizer), self.row_tokens)
+            if sample is not None:
+                yield sample

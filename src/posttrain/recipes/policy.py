@@ -1,0 +1,44 @@
+"""From the model keys of a recipe to a policy that is ready to train."""
+
+from typing import Any
+
+from posttrain.data.template import install_template
+from posttrain.models.attention import install_attention
+from posttrain.models.fused import fuse
+from posttrain.models.load import Policy, load
+from posttrain.models.lora import add_lora
+from posttrain.models.vocabulary import grow_embeddings
+from posttrain.pocket.base import base_folder
+
+
+def resolve_model(name: str) -> str:
+    """`pocket` is the embedded base; everything else is a folder or a Hugging Face name."""
+    return str(base_folder()) if name == "pocket" else name
+
+
+def load_policy(config: Any) -> tuple[Policy, bool]:
+    """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
+    chat template of its own."""
+    policy = load(resolve_model(config.model))
+    has_template = policy.tokenizer.chat_template is not None
+    if config.chat_template or not has_template:
+        install_template(policy.tokenizer, config.chat_template or "chatml")
+    new_ids = grow_embeddings(policy.model, len(policy.tokenizer), seed=config.seed)
+    if config.use_peft:
+        policy = add_lora(
+            policy,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_target_modules,
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            new_token_ids=new_ids,
+        )
+    model: Any = policy.model
+    install_attention(model, config.attn)
+    fuse(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return policy, has_template and config.chat_template is None
