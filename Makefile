@@ -1,6 +1,5 @@
 # Everything a newcomer types. The first target that needs it makes .venv and installs into it, once.
 # Another interpreter:   make PYTHON=python3.12 assistant
-# Another torch build:   make PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" assistant
 
 PYTHON ?= python3
 PIP_FLAGS ?=

@@ -46,12 +46,11 @@ class Kills:
 
 @dataclass(frozen=True)
 class Quiet:
-    """A variant's uninterrupted run: what it made, and how long its two parts took."""
+    """A variant's uninterrupted run: what it made, and how long it took to begin training."""
 
     hashes: dict[str, str]
     metrics: list[dict[str, Any]]
     start_s: float
-    train_s: float
 
 
 def command(assets: Path, out: Path, variant: str) -> list[str]:
@@ -107,7 +106,7 @@ def run_quietly(assets: Path, out: Path, variant: str) -> Quiet:
         time.sleep(0.02)
     must_succeed(process.returncode, out)
     assert trained_from is not None, "the run never wrote run.json"
-    return Quiet(hashes(out), metrics(out), trained_from - began, time.time() - trained_from)
+    return Quiet(hashes(out), metrics(out), trained_from - began)
 
 
 def must_succeed(code: int, out: Path) -> None:
@@ -117,14 +116,16 @@ def must_succeed(code: int, out: Path) -> None:
 
 
 def kill_at_random(process: subprocess.Popen[bytes], out: Path, quiet: Quiet, kills: Kills) -> bool:
-    """SIGKILL after a random time of start-up or of training; False where the process ended before."""
-    began = time.time()
+    """SIGKILL at a random moment of start-up or of training; False where the process ended before.
+
+    Moments of training are drawn in lines of metrics and then in seconds, so that a faster or slower machine is killed
+    in the same places.
+    """
     if kills.rng.random() < START_SHARE:
         delay = kills.rng.uniform(0, quiet.start_s)
     else:
-        delay = kills.rng.uniform(0, 0.5 * quiet.train_s)
-        while process.poll() is None and not is_training(out, began):
-            time.sleep(0.005)
+        lines, delay = kills.rng.randrange(STEPS // 2), kills.rng.uniform(0, 0.15)
+        wait_for_lines(process, out, lines)
     try:
         process.wait(timeout=delay)
     except subprocess.TimeoutExpired:
@@ -132,6 +133,18 @@ def kill_at_random(process: subprocess.Popen[bytes], out: Path, quiet: Quiet, ki
         process.wait()
         return True
     return False
+
+
+def wait_for_lines(process: subprocess.Popen[bytes], out: Path, wanted: int) -> None:
+    """Until training has begun and `wanted` lines of metrics were added; a resumed run first drops some."""
+    began = time.time()
+    while process.poll() is None and not is_training(out, began):
+        time.sleep(0.002)
+    added, before = 0, num_lines(out)
+    while process.poll() is None and added < wanted:
+        time.sleep(0.002)
+        now = num_lines(out)
+        added, before = added + max(0, now - before), now
 
 
 def run_with_kills(assets: Path, out: Path, variant: str, quiet: Quiet, kills: Kills) -> None:

@@ -156,9 +156,7 @@ def test_flex_equals_segments(tiny: ModuleType, family: str) -> None:
             with torch.no_grad():
                 found[kind] = token_logps(packed, batch)
         assert packed.config._attn_implementation == FLEX
-        error = (found["flex"] - found["segments"]).abs().max()
-        print("flex", float(error))
-        assert error <= 1e-5
+        assert (found["flex"] - found["segments"]).abs().max() <= BOUND[torch.float32]  # measured: 1.9e-6
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
@@ -219,7 +217,7 @@ def test_bf16_is_as_close_as_transformers(tiny: ModuleType) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             theirs = (tiny.padded_logps(original, samples) - exact).abs()
             ours = (token_logps(packed, batch) - exact).abs()
-    print("bf16", float(ours.mean()), float(theirs.mean()), float(ours.max()), float(theirs.max()))
+    # Measured: 0.0095 against 0.0134 on average, 0.073 against 0.077 at worst.
     assert ours.mean() <= 1.25 * theirs.mean()
     assert ours.max() <= 1.5 * theirs.max()
 
@@ -258,12 +256,12 @@ class TestRefusals:
 
     def test_a_mask_is_never_dropped_in_silence(self, attend: Any) -> None:
         x = torch.zeros(1, 2, 3, 4)
-        with pytest.raises(AssertionError, match="spans and no mask"):
+        with pytest.raises(AssertionError, match="its own masks"):
             attend(nn.Identity(), x, x, x, torch.ones(3, 3), spans=(Span(0, 3),))
 
     def test_a_row_without_spans(self, attend: Any) -> None:
         x = torch.zeros(1, 2, 3, 4)
-        with pytest.raises(AssertionError, match="spans and no mask"):
+        with pytest.raises(AssertionError, match="needs the batch's spans"):
             attend(nn.Identity(), x, x, x, None)
 
 

@@ -1,6 +1,9 @@
 """Folders to policies and back. Weights are read and written as safetensors only."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,8 @@ def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = Non
         config = GenerationConfig.from_model_config(lm.config)
         config.eos_token_id, config.pad_token_id = stop_token_ids, policy.tokenizer.pad_token_id
         lm.generation_config = config
-    policy.model.save_pretrained(folder)
+    # peft would add both whole embeddings because they grew; the adapter already holds the rows that are new.
+    policy.model.save_pretrained(folder, **({} if lm is policy.model else {"save_embedding_layers": False}))
     if lm is not policy.model and stop_token_ids:
         lm.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
@@ -106,7 +110,16 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
     model = _load_weights(base, dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
+    with quiet_peft():
+        return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft asks transformers for a property that was renamed; the warning is between the two libraries alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def _first_line(error: Exception) -> str:

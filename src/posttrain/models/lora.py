@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 
 from posttrain.errors import ModelError
-from posttrain.models.load import Policy
+from posttrain.models.load import Policy, quiet_peft
 
 
 def add_lora(
@@ -25,7 +25,9 @@ def add_lora(
 
     `new_token_ids`: rows of the embedding that are trained in full, because nothing has trained them yet.
     """
-    options: dict[str, Any] = {"trainable_token_indices": list(new_token_ids)} if new_token_ids else {}
+    options: dict[str, Any] = {}
+    if new_token_ids:
+        options["trainable_token_indices"] = {name: list(new_token_ids) for name in _row_modules(policy.model)}
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -37,7 +39,16 @@ def add_lora(
         **options,
     )
     try:
-        model = get_peft_model(policy.model, config)
+        with quiet_peft():
+            model = get_peft_model(policy.model, config)
     except ValueError as error:
         raise ModelError(f"LoRA cannot be added to {policy.name}: {error}") from error
     return Policy(model, policy.tokenizer, policy.name)
+
+
+def _row_modules(model: Any) -> list[str]:
+    """Names of the modules that hold a row per token: the embedding, and the head where it is a matrix of its own
+    (a stop token whose row in the head stays untrained would never be said)."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    wanted = [embedding] if head.weight is embedding.weight else [embedding, head]
+    return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is w for w in wanted)]

@@ -24,4 +24,4 @@ def _sft(model: nn.Module, batch: Batch) -> Loss:
     return sft_loss(token_logps(model, batch, gradient_hint_N=weight_N), weight_N)
 
 
-SFT = Objective("sft", _sft, lambda batch: float(batch.weight_N.sum()))
+SFT = Objective("sft", _sft, lambda batch: float(batch.weight_N.double().sum()))
