@@ -24,7 +24,7 @@ from typing import Any
 from process import clean_environment, hardware
 
 HERE = Path(__file__).parent
-STEPS, SAVE_STEPS = 60, 4
+STEPS, SAVE_STEPS, KILLS_PER_RUN = 60, 4, 4
 START_SHARE = 0.2  # of the kills fall into start-up, before a step
 TIMES = ("tokens_per_s", "memory_mb", "elapsed_s")  # what may differ between two equal runs
 VARIANTS = {
@@ -148,11 +148,12 @@ def wait_for_lines(process: subprocess.Popen[bytes], out: Path, wanted: int) -> 
 
 
 def run_with_kills(assets: Path, out: Path, variant: str, quiet: Quiet, kills: Kills) -> None:
-    """One run to its end, killed as often as moments fall into it and kills are wanted."""
+    """One run to its end, killed KILLS_PER_RUN times or as often as its moments fall before the end."""
     extra: list[str] = []
+    last = min(kills.wanted, kills.done + KILLS_PER_RUN)
     while True:
         process = start([*command(assets, out, variant), *extra], out.with_suffix(".log"))
-        if kills.done >= kills.wanted:
+        if kills.done >= last:
             process.wait()
         elif kill_at_random(process, out, quiet, kills):
             kills.done += 1

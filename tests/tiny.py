@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from posttrain.data.template import install_template
+from posttrain.models.attention import install_attention
 from posttrain.models.load import Policy
 from posttrain.types import Batch, Sample, Segment
 
@@ -181,6 +182,22 @@ def tokenizer(*, trim_offsets: bool = False, template: bool = True, bos: bool = 
     return made
 
 
+class Lines:
+    """A log that keeps its lines, without what differs between two equal runs."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.lines.append({k: v for k, v in line.items() if k not in ("tokens_per_s", "memory_mb", "elapsed_s")})
+
+    def rewind(self, step: int) -> None:
+        self.lines = [line for line in self.lines if line["step"] <= step]
+
+    def column(self, name: str) -> list[Any]:
+        return [line[name] for line in self.lines if name in line]
+
+
 def save_base(folder: Path, **changes: Any) -> Path:
     """A Llama folder with the small tokenizer, as `load` reads it."""
     made = tokenizer()
@@ -191,5 +208,7 @@ def save_base(folder: Path, **changes: Any) -> Path:
 
 
 def policy(family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Policy:
-    """A tiny policy whose weights are drawn as transformers draws them; attention is not yet packed."""
-    return Policy(model(family, dtype, **changes), tokenizer(), "tiny")
+    """A tiny model that is ready to train on packed rows, and the tokenizer."""
+    lm = model(family, dtype, **changes)
+    install_attention(lm)
+    return Policy(lm, tokenizer(), "tiny")

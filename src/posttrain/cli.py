@@ -6,6 +6,7 @@ its trace.
 """
 
 import difflib
+import errno
 import importlib
 import shutil
 import sys
@@ -63,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except PosttrainError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = error.filename or "the disk"
+        print(f"error: {place}: no space left; free some, then go on with --resume-from-checkpoint", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from posttrain.data.batch import pack
-from posttrain.models.attention import install_attention
 from posttrain.models.load import Policy
 from posttrain.train.checkpoint import Checkpoints
 from posttrain.train.evaluation import held_out_loss
@@ -19,7 +18,7 @@ from posttrain.train.loop import train
 from posttrain.train.objectives import SFT, Objective
 from posttrain.types import Batch, Sample, Segment
 
-# Measured over all splits: XX
+# |difference| / |gradient|, measured over all splits: 2.5e-7 in fp32 and 1.5e-15 in fp64.
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-13}
 NUM_SAMPLES = 12
 
@@ -50,14 +49,6 @@ class OneStep:
         return float(step)
 
 
-class Lines:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def write(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-
 def chats(tiny: ModuleType) -> list[Sample]:
     """Prompts of weight 0.1 and answers of weight 1, from one token to forty, so that no two samples weigh alike."""
     rng = random.Random(0)
@@ -79,9 +70,8 @@ def run(
     **options: Any,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The gradient of one step as the optimiser sees it, and the line of metrics."""
-    policy = Policy(tiny.model("llama", dtype), tiny.tokenizer(), "tiny")
-    install_attention(policy.model)
-    optimizer, log, stream = Captured(policy), Lines(), OneStep(parts)
+    policy = tiny.policy("llama", dtype)
+    optimizer, log, stream = Captured(policy), tiny.Lines(), OneStep(parts)
     with tiny.exactly(dtype):
         train(
             policy,
@@ -118,7 +108,6 @@ def test_any_split_gives_the_same_gradient(
     samples = chats(tiny)
     whole, whole_line = run(tiny, tmp_path, [samples], dtype)
     parts, parts_line = run(tiny, tmp_path, split(samples, sizes), dtype)
-    print(dtype, distance(parts, whole))
     assert distance(parts, whole) <= BOUND[dtype]
     assert abs(parts_line["loss"] - whole_line["loss"]) <= BOUND[dtype] * whole_line["loss"]
     assert parts_line["trained_tokens"] == whole_line["trained_tokens"]
@@ -141,7 +130,6 @@ def test_it_is_the_mean_over_weighted_tokens(tiny: ModuleType, tmp_path: Path) -
     mean.backward()
     wanted = {name: p.grad for name, p in lm.named_parameters()}
     found, line = run(tiny, tmp_path, split(samples, (2, 10)))
-    print("oracle", distance(found, wanted))
     assert distance(found, wanted) <= BOUND[torch.float64]
     assert line["loss"] == pytest.approx(float(mean.detach()), rel=1e-13)
 
@@ -161,8 +149,7 @@ def test_a_mean_of_means_would_differ(tiny: ModuleType, tmp_path: Path) -> None:
 
 
 def test_held_out_loss_does_not_depend_on_the_split(tiny: ModuleType) -> None:
-    policy = Policy(tiny.model("llama", torch.float64), None, "tiny")
-    install_attention(policy.model)
+    policy = tiny.policy("llama", torch.float64)
     samples = chats(tiny)
     once, thrice = [pack(samples)], [pack(part) for part in split(samples, (1, 2, 9))]
     with tiny.exactly(torch.float64):

@@ -68,7 +68,10 @@ def render_prompt(messages: Sequence[Message], tokenizer: Any) -> list[int]:
     """The token ids that ask the assistant for its next turn."""
     mark, escaped = _escape(messages, tokenizer)
     text = _render(escaped, tokenizer, "", add_generation_prompt=True)
-    return _encode(text, [], tokenizer, mark)[0]
+    answers = [turn for turn, message in enumerate(messages) if turn and message.role == "assistant"]
+    starts = [_render(escaped[:turn], tokenizer, "", add_generation_prompt=True) for turn in answers]
+    # Earlier answers are cut where `render` cuts them, so that the history is the one that was trained on.
+    return _encode(text, [len(start) for start in starts if text.startswith(start)], tokenizer, mark)[0]
 
 
 def render_document(document: Document, tokenizer: Any) -> Sample:

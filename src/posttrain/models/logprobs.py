@@ -47,11 +47,13 @@ def head_of(model: nn.Module) -> Head:
     config = lm.config
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
-    return Head(_trained_weight(linear), getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+    return Head(
+        _trained_weight(linear), getattr(linear, "bias", None), scale, getattr(config, "final_logit_softcapping", None)
+    )
 
 
 def _trained_weight(linear: Any) -> Tensor:
-    """The head's matrix; where peft trains single rows of it, with those rows in place, so that gradients reach them."""
+    """The head's matrix; where peft trains single rows of it, with those rows in place for gradients to reach."""
     rows = getattr(linear, "token_adapter", None)
     if rows is None or rows.disable_adapters:
         return linear.weight  # type: ignore[no-any-return]

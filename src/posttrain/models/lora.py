@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
-
 from posttrain.errors import ModelError
 from posttrain.models.load import Policy, quiet_peft
 
@@ -25,6 +23,8 @@ def add_lora(
 
     `new_token_ids`: rows of the embedding that are trained in full, because nothing has trained them yet.
     """
+    from peft import LoraConfig, get_peft_model  # seconds to import, and full fine-tuning does without
+
     options: dict[str, Any] = {}
     if new_token_ids:
         options["trainable_token_indices"] = {name: list(new_token_ids) for name in _row_modules(policy.model)}

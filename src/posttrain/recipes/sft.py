@@ -9,7 +9,8 @@ from rich.console import Console
 from posttrain.data.batch import pack
 from posttrain.data.stream import Stream
 from posttrain.data.template import stop_token_ids
-from posttrain.models.load import Policy, save
+from posttrain.errors import PosttrainError
+from posttrain.models.load import Policy
 from posttrain.models.precision import has_fast_bf16
 from posttrain.recipes.config import command
 from posttrain.recipes.policy import load_policy
@@ -39,14 +40,20 @@ def run(config: SftConfig) -> int:
     data = load_data(config, policy.tokenizer, console.print)
     before = answer(policy, data.preview, with_template=has_template)
 
-    done = _train(config, policy, data, folder, console)
+    checkpoints = _checkpoints(config, data, folder)
+    try:
+        done = _train(config, policy, data, folder, checkpoints, console)
+        if done.status != "interrupted":
+            checkpoints.export(policy, stop_token_ids(policy.tokenizer))
+    except PosttrainError as error:
+        folder.end("failed", {"error": str(error)})
+        raise
     if done.status == "interrupted":
-        resume = f"{command(config)} --resume-from-checkpoint".replace(" --overwrite-output-dir", "")
-        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {resume}")
+        again = config.model_copy(update={"resume_from_checkpoint": True, "overwrite_output_dir": False})
+        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {command(again)}")
         folder.end(done.status, _result(done))
         return 130
 
-    save(policy, folder.path, stop_token_ids=stop_token_ids(policy.tokenizer))
     write_samples(folder, data.preview, before, answer(policy, data.preview, with_template=True))
     folder.end(done.status, _result(done))
     page = write_report(folder.path)
@@ -63,7 +70,21 @@ def _fit_length(config: SftConfig, policy: Policy, console: Console) -> SftConfi
     return config.model_copy(update={"max_length": limit})
 
 
-def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFolder, console: Console) -> Run:
+def _checkpoints(config: SftConfig, data: TrainingData, folder: RunFolder) -> Checkpoints:
+    """Checkpoints that only the same recipe on the same data may resume."""
+    free = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
+    mark = fingerprint(config.model_dump(exclude=free), data.inputs)
+    return Checkpoints(folder.path, keep=config.save_total_limit, fingerprint=mark)
+
+
+def _train(
+    config: SftConfig,
+    policy: Policy,
+    data: TrainingData,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> Run:
     stream = Stream(
         data.train,
         max_length=config.max_length,
@@ -81,14 +102,13 @@ def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFol
         betas=(config.adam_beta1, config.adam_beta2),
         epsilon=config.adam_epsilon,
     )
-    held_out = [pack([sample]) for sample in data.held_out]
-    evaluation = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, config.load_best_model_at_end)
-    settings = config.model_dump(exclude={"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir"})
-    checkpoints = Checkpoints(
-        folder.path, keep=config.save_total_limit, fingerprint=fingerprint(settings, data.inputs, steps)
+    evaluation = Evaluation(
+        [pack([sample]) for sample in data.held_out],
+        config.eval_steps,
+        config.early_stopping_patience,
+        config.load_best_model_at_end,
     )
     folder.begin(_record(config, policy, data))
-    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
     with ProgressBar("fine-tuning", steps, console=console) as bar, Interrupt() as interrupt:
         folder.watchers += [bar, *start_trackers(config.report_to, folder.path, config.model_dump())]
         done = train(
@@ -100,13 +120,13 @@ def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFol
                 config.lr_scheduler_type,
                 peak=peak,
                 total_steps=steps,
-                warmup_steps=warmup,
+                warmup_steps=config.warmup_steps or round(config.warmup_ratio * steps),
                 min_ratio=config.min_lr_ratio,
             ),
             total_steps=steps,
             checkpoints=checkpoints,
             log=folder,
-            evaluation=evaluation if held_out else None,
+            evaluation=evaluation if data.held_out else None,
             max_grad_norm=config.max_grad_norm,
             bf16=has_fast_bf16(policy.device) if config.bf16 is None else config.bf16,
             logging_steps=config.logging_steps,
@@ -120,9 +140,10 @@ def _train(config: SftConfig, policy: Policy, data: TrainingData, folder: RunFol
 
 
 def _record(config: SftConfig, policy: Policy, data: TrainingData) -> dict[str, Any]:
+    anew = config.model_copy(update={"resume_from_checkpoint": False})
     return {
         "verb": config.verb,
-        "command": command(config),
+        "command": command(anew),
         "config": config.model_dump(),
         "seeds": {"seed": config.seed},
         "inputs": data.inputs,

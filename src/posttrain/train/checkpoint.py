@@ -61,12 +61,7 @@ class Checkpoints:
             os.rename(partial, final)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            good = self.found()
-            kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint had been written before"
-            raise TrainError(
-                f"{final}: the checkpoint cannot be written ({error}); {kept}. Free some space, then go on with "
-                "--resume-from-checkpoint."
-            ) from error
+            raise TrainError(f"{final}: the checkpoint cannot be written ({error}); {self._survivor()}.") from error
         self._prune(state)
         return final
 
@@ -86,6 +81,19 @@ class Checkpoints:
         _restore_optimizer(policy, optimizer, tensors)
         _restore_random(tensors)
         return State(**record["state"])
+
+    def export(self, policy: Policy, stop_token_ids: list[int]) -> None:
+        """Write the finished model into the run folder itself. Raises TrainError where it cannot be written."""
+        try:
+            save(policy, self.folder, stop_token_ids=stop_token_ids)
+        except (OSError, SafetensorError) as error:
+            raise TrainError(f"{self.folder}: the model cannot be written ({error}); {self._survivor()}.") from error
+
+    def _survivor(self) -> str:
+        good = self.found()
+        if not good:
+            return "no checkpoint had been written before"
+        return f"the last good checkpoint is {good[-1]}: free some space, then go on with --resume-from-checkpoint"
 
     def restore_best(self, policy: Policy, state: State) -> bool:
         """Load the weights of the best evaluation, if it was saved."""

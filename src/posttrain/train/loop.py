@@ -30,6 +30,9 @@ class Log(Protocol):
 
     def write(self, line: dict[str, Any]) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """Forget what was written after `step`: it will be written again."""
+
 
 @dataclass
 class Run:
@@ -91,7 +94,10 @@ def train(
     Every loss is a sum; it is divided once, by the units of the whole step, counted before the first forward. So any
     split into micro-batches gives the same gradient. A resumed run equals an uninterrupted one.
     """
-    state = checkpoints.resume(policy, optimizer) if resume else State()
+    state = State()
+    if resume:
+        state = checkpoints.resume(policy, optimizer)
+        log.rewind(state.step)
     began = time.perf_counter() - state.elapsed_s
     if evaluation and not resume:
         log.write({"step": 0, "epoch": 0.0} | evaluation.run(policy, objective, state, bf16=bf16))
@@ -116,7 +122,7 @@ def train(
         if stopping and not last:
             status = "interrupted"
             break
-        if evaluation is not None and evaluating and evaluation.is_patience_over(state):
+        if evaluation is not None and evaluating and not last and evaluation.is_patience_over(state):
             status = "stopped early"
             break
     return Run(status, state, total_steps)
@@ -155,13 +161,18 @@ def _step(
 
 
 def _line(window: _Window, state: State, stream: Steps, lr: float, norm: torch.Tensor) -> dict[str, Any]:
-    loss = window.mean_loss()
+    loss, length = window.mean_loss(), float(norm)
+    if not math.isfinite(length):
+        raise TrainError(
+            f"the gradient's norm is {length} at step {state.step}, though the loss is {loss:.4g}. Nothing was saved "
+            "after the last checkpoint; lower the learning rate, or turn bf16 off."
+        )
     return {
         "step": state.step,
         "epoch": round(stream.epoch_of(state.step), 4),
         "loss": loss,
         "learning_rate": lr,
-        "grad_norm": float(norm),
+        "grad_norm": length,
         "tokens_per_s": window.num_tokens / (time.perf_counter() - window.started),
         "trained_tokens": state.num_trained,
         "memory_mb": memory_mb(),

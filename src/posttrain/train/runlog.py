@@ -17,7 +17,6 @@ from posttrain import __version__
 from posttrain.errors import ConfigError, PosttrainError
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
-OURS = ("run.json", "metrics.jsonl", "samples.jsonl", "exam.json", "report.html", "summary.json")
 
 
 class RunFolder:
@@ -32,15 +31,20 @@ class RunFolder:
                 f"{self.path} holds an earlier run; give another output_dir, --resume-from-checkpoint to go on with "
                 "it, or --overwrite-output-dir to replace it."
             )
-        if overwrite and old.exists():
-            shutil.rmtree(self.path)
+        self._replaces = overwrite and old.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be created: {error.strerror}.") from error
 
     def begin(self, record: dict[str, Any]) -> None:
-        """Write run.json as 'running'; `record` adds verb, command, config, inputs, model, seeds, parent."""
+        """Write run.json as 'running'; `record` adds verb, command, config, inputs, model, seeds, parent.
+
+        Only now, when everything has been read and found good, does an earlier run give way.
+        """
+        if self._replaces:
+            shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
         self.record = {
             **record,
             "versions": {"posttrain": __version__, "python": platform.python_version()}
