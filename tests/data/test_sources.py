@@ -211,6 +211,7 @@ BAD_LINES = {
         '{"message_tree_id": "t", "prompt": {"role": "bot", "text": "a"}}',
         "field 'role': role is 'bot', expected one of prompter, assistant",
     ),
+    "a tree whose role is a list": ('{"message_tree_id": "t", "prompt": {"role": [], "text": "a"}}', "field 'role'"),
     "a tree without text": ('{"message_tree_id": "t", "prompt": {"role": "prompter"}}', "field 'text': expected text"),
     "replies as text": (
         '{"message_tree_id": "t", "prompt": {"role": "prompter", "text": "a", "replies": "b"}}',
@@ -282,7 +283,7 @@ class TestPublishedData:
             message, texts = json.loads(line)["prompt"], []
             while message:
                 texts.append(message["text"])
-                ranked = sorted(message["replies"], key=lambda m: (m["rank"] is None, m["rank"] or 0))
+                ranked = sorted(message["replies"], key=lambda m: (m.get("rank") is None, m.get("rank") or 0))
                 message = ranked[0] if ranked else None
             assert [content for _, content in turns(record)] == texts[: len(texts) // 2 * 2]
             assert {role for role, _ in turns(record)[::2]} == {"user"}

@@ -141,6 +141,8 @@ def _messages(row: dict[str, Any], source: str) -> list[Record]:
 
 
 def _oasst(row: dict[str, Any], source: str) -> list[Record]:
+    if not isinstance(row["prompt"], dict):
+        raise DataError(f"expected a message object, found {type(row['prompt']).__name__}.", field="prompt")
     messages = best_path(row["prompt"])
     return [Conversation(messages, source)] if messages else []
 
@@ -151,6 +153,8 @@ def _self_instruct(row: dict[str, Any], source: str) -> list[Record]:
         raise DataError("expected a list.", field="instances")
     found: list[Record] = []
     for index, instance in enumerate(row["instances"]):
+        if not isinstance(instance, dict):
+            raise DataError('expected {"input": …, "output": …}.', field=f"instances[{index}]")
         given = _text(instance.get("input", ""), f"instances[{index}].input")
         asked = f"{instruction}\n\n{given}" if given.strip() else instruction
         answer = _text(instance.get("output", ""), f"instances[{index}].output")

@@ -55,6 +55,12 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
     return policy
 
 
+def context_length(policy: Policy) -> int:
+    """Positions that the model can take; very many where its configuration sets no limit."""
+    limit = getattr(causal_lm(policy.model).config, "max_position_embeddings", None)
+    return int(limit or 1 << 20)
+
+
 def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = None) -> None:
     """Write a plain Hugging Face (or peft) folder that every other tool reads; `stop_token_ids` end a generation."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,10 @@ import random
 from rich.console import Console
 
 from posttrain.data.template import render_prompt, stop_token_ids
-from posttrain.models.load import Policy, load
+from posttrain.models.load import Policy, context_length, load
 from posttrain.recipes.chat_config import ChatConfig
 from posttrain.recipes.policy import resolve_model
-from posttrain.recipes.preview import bare_prompt, context_length
+from posttrain.recipes.preview import bare_prompt
 from posttrain.rollouts.generate import generate
 from posttrain.types import Message
 

@@ -1,11 +1,12 @@
 """From the model keys of a recipe to a policy that is ready to train."""
 
+from collections.abc import Callable
 from typing import Any
 
 from posttrain.data.template import install_template
 from posttrain.models.attention import install_attention
 from posttrain.models.fused import fuse
-from posttrain.models.load import Policy, load
+from posttrain.models.load import Policy, context_length, load
 from posttrain.models.lora import add_lora
 from posttrain.models.vocabulary import grow_embeddings
 from posttrain.pocket.base import base_folder
@@ -42,3 +43,12 @@ def load_policy(config: Any) -> tuple[Policy, bool]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return policy, has_template and config.chat_template is None
+
+
+def fit_length(config: Any, policy: Policy, say: Callable[[str], None]) -> Any:
+    """The config with a `max_length` that the model can take."""
+    limit = context_length(policy)
+    if config.max_length <= limit:
+        return config
+    say(f"max_length {config.max_length} is over the model's {limit} positions: using {limit}")
+    return config.model_copy(update={"max_length": limit})

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from posttrain.data.template import render_prompt, stop_token_ids
-from posttrain.models.load import Policy
-from posttrain.models.logprobs import causal_lm
+from posttrain.models.load import Policy, context_length
 from posttrain.rollouts.generate import generate
 from posttrain.train.runlog import RunFolder
 from posttrain.types import Conversation, Message
@@ -28,12 +27,6 @@ def answer(policy: Policy, conversations: Sequence[Conversation], *, with_templa
         policy, ids, max_new_tokens=MAX_NEW_TOKENS, stop_token_ids=stop_token_ids(policy.tokenizer), batch_size=16
     )
     return [policy.tokenizer.decode(row, skip_special_tokens=True).strip() for row in found]
-
-
-def context_length(policy: Policy) -> int:
-    """Positions that the model can take; very many where its configuration sets no limit."""
-    limit = getattr(causal_lm(policy.model).config, "max_position_embeddings", None)
-    return int(limit or 1 << 20)
 
 
 def bare_prompt(policy: Policy, text: str) -> list[int]:

@@ -13,8 +13,8 @@ from posttrain.errors import PosttrainError
 from posttrain.models.load import Policy
 from posttrain.models.precision import has_fast_bf16
 from posttrain.recipes.config import command
-from posttrain.recipes.policy import load_policy
-from posttrain.recipes.preview import answer, context_length, write_samples
+from posttrain.recipes.policy import fit_length, load_policy
+from posttrain.recipes.preview import answer, write_samples
 from posttrain.recipes.sft_config import SftConfig
 from posttrain.recipes.training_data import TrainingData, load_data
 from posttrain.train.checkpoint import Checkpoints
@@ -36,7 +36,7 @@ def run(config: SftConfig) -> int:
     torch.manual_seed(config.seed)
 
     policy, has_template = load_policy(config)
-    config = _fit_length(config, policy, console)
+    config = fit_length(config, policy, console.print)
     data = load_data(config, policy.tokenizer, console.print)
     before = answer(policy, data.preview, with_template=has_template)
 
@@ -60,14 +60,6 @@ def run(config: SftConfig) -> int:
     console.print(f"{done.status} after {done.state.step} steps: model in {folder.path}, report in {page}")
     console.print(f"talk with it: posttrain chat {shlex.quote(str(folder.path))}")
     return 0
-
-
-def _fit_length(config: SftConfig, policy: Policy, console: Console) -> SftConfig:
-    limit = context_length(policy)
-    if config.max_length <= limit:
-        return config
-    console.print(f"max_length {config.max_length} is over the model's {limit} positions: using {limit}")
-    return config.model_copy(update={"max_length": limit})
 
 
 def _checkpoints(config: SftConfig, data: TrainingData, folder: RunFolder) -> Checkpoints:
