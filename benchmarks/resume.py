@@ -182,7 +182,9 @@ def differences(out: Path, quiet: Quiet) -> list[str]:
 
 def compare_runs(work: Path, kills: Kills) -> list[dict[str, Any]]:
     """Runs until all kills are spent, each compared with the quiet run of its variant."""
-    assets, quiet, runs = work / "assets", {}, []
+    assets = work / "assets"
+    quiet: dict[str, Quiet] = {}
+    runs: list[dict[str, Any]] = []
     for variant in VARIANTS:
         print(f"quiet run, {variant}", flush=True)
         quiet[variant] = run_quietly(assets, work / f"quiet-{variant}", variant)

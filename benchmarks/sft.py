@@ -18,20 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import sft_worker_posttrain
+from posttrain import allocator
 from process import WorkerError, clean_environment, hardware, run_measured
 
 HERE = Path(__file__).parent
 MAX_FOREIGN, MAX_RETRIES = 0.3, 2
 
-# What posttrain's allocator.tune() sets by mallopt, said through the environment, so that TRL can be given it as well.
-# Both sides of the same-allocator row get exactly this, and posttrain's own tuning is switched off there.
-SAME_ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
+# What `posttrain.allocator` sets where it finds no tcmalloc, said through the environment.
+GLIBC_KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(allocator.LARGEST_MMAP_THRESHOLD),
     "MALLOC_TRIM_THRESHOLD_": "18446744073709551615",
     "MALLOC_TOP_PAD_": str(64 * 2**20),
-    "THP_MEM_ALLOC_ENABLE": "1",
-    "POSTTRAIN_ALLOCATOR": "system",
+    "POSTTRAIN_ALLOCATOR": "system",  # nothing more than that on our side
 }
+
+
+def same_allocator() -> dict[str, str]:
+    """What both sides of the same-allocator row are given: the allocator that posttrain would choose for itself."""
+    library = allocator.find_tcmalloc()
+    return {"LD_PRELOAD": str(library)} if library else GLIBC_KEPT
+
+
+def chosen_allocator() -> str:
+    """Its name, for the record: posttrain's own rows and the same-allocator row have it."""
+    return Path(same_allocator().get("LD_PRELOAD", "glibc, told to keep freed memory")).name
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def measure(job: Job, *, peer: str, assets: Path, seed: int, work: Path) -> dict
         command += ["--out", str(out), "--steps", str(steps), "--warmup", str(job.warmup), "--seed", str(seed)]
         command += ["--bf16" if job.bf16 else "--no-bf16"]
         command += ["--packing"] * job.packing + ["--lora"] * job.lora
-    env = clean_environment(SAME_ALLOCATOR if job.same_allocator else {}) | {"HF_HOME": str(work / "hub")}
+    env = clean_environment(same_allocator() if job.same_allocator else {}) | {"HF_HOME": str(work / "hub")}
     usage = run_measured(command, env=env, log=out.with_suffix(".log"))
     found = (
         sft_worker_posttrain.read(out, warmup=job.warmup)
@@ -209,11 +219,10 @@ def table(figures: dict[str, Any], ratios: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def versions(runs: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, str], dict[str, str]]:
-    """Of our side, and of the peer's."""
-    ours = next((runs[key][0]["versions"] for key in runs if key.startswith("posttrain")), {})
-    theirs = next((runs[key][0]["versions"] for key in runs if key.startswith("trl")), {})
-    return ours, theirs
+def versions(runs: dict[str, list[dict[str, Any]]], side: str) -> dict[str, str]:
+    """Of the libraries on one side, 'posttrain' or 'trl', as its first process reported them."""
+    found: dict[str, str] = next(runs[key][0]["versions"] for key in runs if key.startswith(side))
+    return found
 
 
 def run_jobs(args: argparse.Namespace, assets: Path, work: Path) -> dict[str, list[dict[str, Any]]]:
@@ -265,22 +274,22 @@ def main() -> int:
             return 2
     figures = {key: summary(found) for key, found in runs.items()}
     ratios, shares = compare(figures), shares_of_peak(figures, peak, assets)
+    print(f"\nallocator of posttrain and of the same-allocator rows: {chosen_allocator()}")
     print(table(figures, ratios))
     print(f"\nmatrix product peak: {peak['fp32']:.0f} GFLOP/s fp32, {peak['bf16']:.0f} bf16; share reached:")
     print("\n".join(f"  {key:<40} {share:6.1%}" for key, share in shares.items()))
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes" + ("; a SMOKE run, no figures" if args.smoke else ""))
-    ours, theirs = versions(runs)
     result = {
         "name": "sft",
         "command": f"python benchmarks/sft.py --peer-python PEER/bin/python --rows {','.join(args.rows)} "
         f"--repeats {args.repeats}",
         "hardware": hardware(),
-        "versions": ours,
-        "peer": {"name": "trl", "versions": theirs},
+        "versions": versions(runs, "posttrain"),
+        "peer": {"name": "trl", "versions": versions(runs, "trl")},
         "ratios": {key: round(value, 3) for key, value in ratios.items()},
         "bars": {ratio.key: ratio.bar for ratio in RATIOS if ratio.key in ratios},
         "figures": figures
-        | {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets, "same_allocator": SAME_ALLOCATOR},
+        | {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets, "allocator": chosen_allocator()},
     }
     if args.output and not args.smoke:
         args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

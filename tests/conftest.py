@@ -1,11 +1,15 @@
 """Fixtures for every room. Heavy libraries are imported only where a test asks for them."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
 import hypothesis
 import pytest
+
+# A test that runs the command in this process must not start the process anew with another allocator.
+os.environ.setdefault("POSTTRAIN_ALLOCATOR", "system")
 
 # The same examples on every run and every machine, and no deadline that a busy machine would miss.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

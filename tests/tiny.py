@@ -48,9 +48,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3": (
         "gemma3_text",
-        _LLAMA
-        | _WINDOW
-        | {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
+        _LLAMA | _WINDOW | {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
     ),
     "gpt2": ("gpt2", _GPT | _NO_DROPOUT | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "gpt_neox": (
@@ -65,7 +63,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 def model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 0, **changes: Any) -> nn.Module:
     """An unmodified transformers model in eval mode, with weights so large that a wrong mask or position shows."""
     kind, options = FAMILIES[family]
-    lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(options | changes)), attn_implementation="eager")
+    lm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **(options | changes)), attn_implementation="eager"
+    )
     generator = torch.Generator().manual_seed(seed)
     centre = 0.0 if family.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
@@ -101,7 +101,7 @@ class Wide(TorchFunctionMode):
     """fp32 becomes fp64 wherever it is asked for. transformers writes `.float()` into norms, rotary embeddings and
     softmax, so that an fp64 model would round to fp32 all the same and could not serve as an oracle."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func = torch.Tensor.double if func is torch.Tensor.float else func
         args = tuple(torch.float64 if value is torch.float32 else value for value in args)
         kwargs = {k: torch.float64 if value is torch.float32 else value for k, value in (kwargs or {}).items()}
@@ -172,7 +172,9 @@ def tokenizer(*, trim_offsets: bool = False, template: bool = True, bos: bool = 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = "The capital of France is Paris.\n\nuser assistant system\n\n\nHow many hours has a day? A day has 24 hours.\n\n"
+    text = (
+        "The capital of France is Paris.\n\nuser assistant system\n\n\nHow many hours has a day? It has 24 hours.\n\n"
+    )
     inner.train_from_iterator([text] * 20, trainer)
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=names[0], pad_token=names[0], bos_token=names[1] if bos else None
@@ -208,7 +210,7 @@ def save_base(folder: Path, **changes: Any) -> Path:
 
 
 def policy(family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Policy:
-    """A tiny model that is ready to train on packed rows, and the tokenizer."""
+    """A tiny model that is ready to train on packed rows, and a tokenizer."""
     lm = model(family, dtype, **changes)
     install_attention(lm)
     return Policy(lm, tokenizer(), "tiny")

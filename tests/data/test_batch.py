@@ -64,7 +64,8 @@ def test_another_device(tiny: ModuleType) -> None:
 SHAPES = st.lists(
     st.lists(st.integers(1, 5), min_size=1, max_size=5).flatmap(
         lambda lengths: st.tuples(
-            st.just(lengths), st.tuples(*[st.integers(-1 if i == 0 else 0, max(i - 1, -1)) for i in range(len(lengths))])
+            st.just(lengths),
+            st.tuples(*[st.integers(-1 if i == 0 else 0, max(i - 1, -1)) for i in range(len(lengths))]),
         )
     ),
     min_size=1,

@@ -1,5 +1,7 @@
 """Rows: every sample once, none over the capacity, the same plan for the same seed, little room left over."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,16 +21,12 @@ def test_every_sample_once_and_no_row_over_capacity(lengths: list[int], seed: in
 
 
 @given(lengths=LENGTHS, seed=st.integers(0, 5))
-def test_one_window_is_packed_as_tightly_as_best_fit_promises(lengths: list[int], seed: int) -> None:
-    """Best-fit-decreasing needs at most 11/9 of the optimum and one row (Johnson, 1974); the optimum is at least the
-    total length over the capacity, and at least the samples that are longer than half a row."""
+def test_no_two_rows_of_a_window_fit_into_one(lengths: list[int], seed: int) -> None:
+    """What best-fit guarantees, and next-fit does not; so at most twice the rows of the optimum are used."""
     rows = plan_rows(lengths, CAPACITY, seed=seed)
-    optimum_or_less = max(-(-sum(lengths) // CAPACITY), sum(length > CAPACITY / 2 for length in lengths))
-    least = min(lengths, default=0)
-    free = sorted(CAPACITY - sum(lengths[i] for i in row) for row in rows)
-    assert len(rows) >= optimum_or_less
-    assert sum(room >= CAPACITY / 2 for room in free) <= 1, "two rows that are half empty belong together"
-    assert least == 0 or len(rows) <= max(1, 2 * optimum_or_less)
+    filled = sorted(sum(lengths[index] for index in row) for row in rows)
+    assert len(filled) < 2 or filled[0] + filled[1] > CAPACITY
+    assert len(rows) <= max(1, 2 * sum(lengths) // CAPACITY)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others() -> None:
@@ -39,11 +37,10 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others() -> None:
 
 @pytest.mark.parametrize(("capacity", "bound"), [(256, 0.04), (1024, 0.01)])
 def test_little_is_wasted(capacity: int, bound: float) -> None:
-    """Lengths from 8 to 187. Measured: 3.3 % and XX of the positions stay empty."""
+    """Lengths from 8 to 187. Measured: 3.3 % and 0.7 % of the positions stay empty."""
     lengths = [8 + (i * i * 37) % 180 for i in range(4000)]
     rows = plan_rows(lengths, capacity, seed=0)
     waste = 1 - sum(lengths) / (len(rows) * capacity)
-    print(waste)
     assert waste < bound
 
 
@@ -51,7 +48,7 @@ def test_the_shuffle_is_a_shuffle() -> None:
     """Neighbours in the file are not neighbours in the plan, and rows are not ordered by length."""
     lengths = [10] * (3 * WINDOW)
     order = [index for row in plan_rows(lengths, 10, seed=0) for index in row]
-    assert sum(abs(a - b) == 1 for a, b in zip(order, order[1:], strict=False)) < 30  # 2 are expected by chance
+    assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 30  # 2 are expected by chance
     lengths = [1 + i % 50 for i in range(2 * WINDOW)]
     means = [sum(lengths[i] for i in row) / len(row) for row in plan_rows(lengths, 50, seed=0)]
     half = len(means) // 2

@@ -129,7 +129,7 @@ class TestOpenAssistant:
         assert source.left_out == {"OpenAssistant tree without an assistant answer": 1}
 
     def test_no_answer_anywhere(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no record can be trained on.*without an assistant answer"):
+        with pytest.raises(DataError, match=r"no record can be trained on.*without an assistant answer"):
             read(write(tmp_path / "a.jsonl", self.tree(node("prompter", "ask"))))
 
 

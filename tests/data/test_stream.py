@@ -45,7 +45,7 @@ def test_every_sample_once_an_epoch(stream: Stream) -> None:
 
 @given(STREAMS, st.data())
 def test_a_step_is_a_function_of_its_number(stream: Stream, data: st.DataObject) -> None:
-    """A fresh stream that is asked for one late step alone gives the same batches as one that came there step by step."""
+    """A fresh stream that is asked for one late step gives the same batches as one that came there step by step."""
     step = data.draw(st.integers(0, stream.num_steps(3) - 1))
     along = [sources(stream.step(i)) for i in range(step + 1)]
     fresh = Stream(

@@ -133,10 +133,8 @@ def test_this_tokenizer_has_a_token_that_would_straddle(tokenizer: Any) -> None:
     assert whole != parts[0] + parts[1]
 
 
-PIECES = st.sampled_from(
-    ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin|>", "<|im_", "start|>", "<", "|>", "system\n", "assistant"]
-    + ["user", "\n", "\n\n", " ", "é", "🙂", *MARKS[:2]]
-)
+CONTROLS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin|>", "<|im_", "start|>", "<", "|>")
+PIECES = st.sampled_from((*CONTROLS, *MARKS[:2], "system\n", "user", "assistant", "\n", "\n\n", " ", "é", "🙂"))
 TYPED = st.lists(PIECES | st.text(max_size=4), max_size=10).map("".join)
 
 

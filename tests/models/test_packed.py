@@ -95,7 +95,9 @@ def test_fuse_takes_back_what_computes_something_else(tiny: ModuleType) -> None:
     packed = copy.deepcopy(original)
     install_attention(packed)
     mlp = packed.model.layers[1].mlp
-    mlp.__class__ = type("OddMLP", (type(mlp),), {"forward": lambda self, x: type(mlp).__bases__[0].forward(self, x) * 2})
+    mlp.__class__ = type(
+        "OddMLP", (type(mlp),), {"forward": lambda self, x: type(mlp).__bases__[0].forward(self, x) * 2}
+    )
     samples = tiny.trees(SHAPES["sequences"])
     with torch.no_grad():
         before = token_logps(packed, pack(samples))

@@ -146,7 +146,7 @@ def test_dropout_makes_the_random_state_matter(
     go(tiny, start(base, kind, seed=7), tmp_path, stop_after=4)
     policy = start(base, kind, seed=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_restore_random", lambda tensors: None)
+        patch.setattr(checkpoint, "_restore_random", lambda _: None)
         go(tiny, policy, tmp_path, resume=True)
     assert any(not torch.equal(value, expected[name]) for name, value in weights(policy).items())
 
@@ -205,7 +205,7 @@ def test_everything_comes_back(tiny: ModuleType, base: Path, tmp_path: Path, kin
     assert all(torch.equal(found[key], moments[key]) for key in moments)
 
 
-def test_a_checkpoint_is_a_plain_folder_without_pickles(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_plain_folder_without_pickles(base: Path, tmp_path: Path) -> None:
     policy = start(base, "full", seed=0)
     made = Checkpoints(tmp_path).save(policy, optimiser(policy), State(step=4))
     assert made.name == "checkpoint-00000004"
@@ -228,7 +228,7 @@ def test_partial_folders_are_ignored_and_removed(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
-def test_pruning_keeps_the_newest_and_the_best(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_and_the_best(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     checkpoints, optimizer = Checkpoints(tmp_path, keep=2), optimiser(policy)
     for step in range(1, 7):
@@ -236,7 +236,7 @@ def test_pruning_keeps_the_newest_and_the_best(tiny: ModuleType, base: Path, tmp
     assert [int(path.name[-8:]) for path in checkpoints.found()] == [2, 5, 6]
 
 
-def test_saving_the_same_step_again_replaces_it(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_saving_the_same_step_again_replaces_it(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     checkpoints, optimizer = Checkpoints(tmp_path), optimiser(policy)
     checkpoints.save(policy, optimizer, State(step=1, num_tokens=10))
@@ -245,7 +245,7 @@ def test_saving_the_same_step_again_replaces_it(tiny: ModuleType, base: Path, tm
     assert json.loads((made / "training.json").read_text())["state"]["num_tokens"] == 20
 
 
-def test_another_recipe_is_refused(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_another_recipe_is_refused(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     optimizer = optimiser(policy)
     made = Checkpoints(tmp_path, fingerprint="this").save(policy, optimizer, State(step=1))
@@ -254,7 +254,7 @@ def test_another_recipe_is_refused(tiny: ModuleType, base: Path, tmp_path: Path)
     assert str(made) in str(caught.value)
 
 
-def test_nothing_to_resume_is_said(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_nothing_to_resume_is_said(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     with pytest.raises(TrainError, match="no checkpoint to resume from"):
         Checkpoints(tmp_path).resume(policy, optimiser(policy))
@@ -280,7 +280,7 @@ def full_disk_in_rust(*_: Any, **__: Any) -> None:
     ids=["weights", "moments", "moments in rust", "fsync", "rename"],
 )
 def test_a_full_disk_keeps_the_last_good_checkpoint(
-    tiny: ModuleType, base: Path, tmp_path: Path, module: Any, name: str, fails: Any
+    base: Path, tmp_path: Path, module: Any, name: str, fails: Any
 ) -> None:
     policy = start(base, "lora", seed=0)
     checkpoints, optimizer = Checkpoints(tmp_path), optimiser(policy)
@@ -297,7 +297,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     assert checkpoints.resume(policy, optimizer).step == 2
 
 
-def test_a_full_disk_at_the_very_end_names_the_last_checkpoint(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_very_end_names_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     checkpoints = Checkpoints(tmp_path)
     good = checkpoints.save(policy, optimiser(policy), State(step=2))
@@ -309,7 +309,7 @@ def test_a_full_disk_at_the_very_end_names_the_last_checkpoint(tiny: ModuleType,
     assert (tmp_path / "adapter_model.safetensors").exists()
 
 
-def test_every_byte_is_durable_before_the_name_is(tiny: ModuleType, base: Path, tmp_path: Path) -> None:
+def test_every_byte_is_durable_before_the_name_is(base: Path, tmp_path: Path) -> None:
     """A kill between two system calls leaves either a partial folder or a whole checkpoint."""
     policy = start(base, "lora", seed=0)
     opened: dict[int, str] = {}

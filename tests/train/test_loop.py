@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from posttrain.train.optim import adamw, schedule
 from posttrain.types import Batch, Sample, Segment
 
 
-def counting(tiny: ModuleType) -> list[Sample]:
+def counting() -> list[Sample]:
     """A toy that two layers learn: every token is the one before it plus one."""
     starts = range(3, 67, 4)
     return [
@@ -42,7 +43,7 @@ def go(
 ) -> tuple[Run, Any, Any]:
     """(run, policy, log) after training on the toy, two micro-batches of two rows a step."""
     policy, log = tiny.policy(), tiny.Lines()
-    stream = Stream(counting(tiny), max_length=12, batch_size=2, accumulation=2)
+    stream = Stream(counting(), max_length=12, batch_size=2, accumulation=2)
     done = train(
         policy,
         stream,
@@ -111,7 +112,7 @@ class TestNotANumber:
     def test_it_names_the_batch_and_saves_nothing_more(
         self, tiny: ModuleType, tmp_path: Path, logging_steps: int, value: float
     ) -> None:
-        stream = Stream(counting(tiny), max_length=12, batch_size=2, accumulation=2)
+        stream = Stream(counting(), max_length=12, batch_size=2, accumulation=2)
         sources = [[batch.sources for batch in stream.step(step)] for step in range(4)]
         bad = sources[2][1]  # the second micro-batch of the third step
         with pytest.raises(TrainError, match=r"the loss is (nan|-?inf) at step 3") as caught:
@@ -125,8 +126,10 @@ class TestNotANumber:
 
     def test_many_sources_are_cut_short(self, tiny: ModuleType, tmp_path: Path) -> None:
         policy = tiny.policy()
-        stream = Stream(counting(tiny), max_length=200)
-        with pytest.raises(TrainError, match=r"in the batch of toy.jsonl:\d+, toy.jsonl:\d+, toy.jsonl:\d+ and 13 more"):
+        stream = Stream(counting(), max_length=200)
+        with pytest.raises(
+            TrainError, match=r"in the batch of toy.jsonl:\d+, toy.jsonl:\d+, toy.jsonl:\d+ and 13 more"
+        ):
             train(
                 policy,
                 stream,
@@ -155,7 +158,7 @@ class TestNotANumber:
 
     def test_held_out(self, tiny: ModuleType) -> None:
         policy = tiny.policy()
-        batch = pack(counting(tiny)[:1])
+        batch = pack(counting()[:1])
         with pytest.raises(TrainError, match="the held-out loss is nan"):
             held_out_loss(policy, [batch], self.broken("toy.jsonl:1", math.nan))
 
@@ -186,7 +189,7 @@ class TestSchedule:
     @pytest.mark.parametrize("kind", ["linear", "cosine"])
     def test_it_falls_at_every_step_after_the_warmup(self, kind: str) -> None:
         rates = [schedule(kind, peak=1.0, total_steps=30, warmup_steps=5)(step) for step in range(5, 31)]
-        assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+        assert all(later < earlier for earlier, later in pairwise(rates))
         assert rates[-1] == pytest.approx(0.0, abs=1e-15)
 
     def test_a_warmup_as_long_as_the_run(self) -> None:
@@ -222,36 +225,36 @@ def uphill(after: int) -> Callable[[int], float]:
 
 
 class TestEvaluation:
-    def held_out(self, tiny: ModuleType) -> list[Batch]:
-        return [pack([sample]) for sample in counting(tiny)[:4]]
+    def held_out(self) -> list[Batch]:
+        return [pack([sample]) for sample in counting()[:4]]
 
     def test_it_is_measured_at_the_start_when_due_and_at_the_end(self, tiny: ModuleType, tmp_path: Path) -> None:
-        _, _, log = go(tiny, tmp_path, total_steps=5, evaluation=Evaluation(self.held_out(tiny), every=2))
+        _, _, log = go(tiny, tmp_path, total_steps=5, evaluation=Evaluation(self.held_out(), every=2))
         assert [line["step"] for line in log.lines if "eval_loss" in line] == [0, 2, 4, 5]
 
     def test_it_leaves_the_model_as_it_was(self, tiny: ModuleType) -> None:
         policy = tiny.policy(attention_dropout=0.5)
         for training in (True, False):
             policy.model.train(training)
-            first = held_out_loss(policy, self.held_out(tiny), SFT)
-            assert first == held_out_loss(policy, self.held_out(tiny), SFT)  # dropout is off
+            first = held_out_loss(policy, self.held_out(), SFT)
+            assert first == held_out_loss(policy, self.held_out(), SFT)  # dropout is off
             assert policy.model.training is training
         assert all(parameter.grad is None for parameter in policy.model.parameters())
 
     def test_patience(self, tiny: ModuleType, tmp_path: Path) -> None:
-        evaluation = Evaluation(self.held_out(tiny), every=1, patience=2)
+        evaluation = Evaluation(self.held_out(), every=1, patience=2)
         done, _, log = go(tiny, tmp_path, total_steps=20, rate=uphill(3), evaluation=evaluation)
         assert (done.status, done.state.step, done.state.best_step) == ("stopped early", 5, 3)
         assert done.state.best_loss == min(log.column("eval_loss"))
 
     def test_no_patience_goes_on(self, tiny: ModuleType, tmp_path: Path) -> None:
-        evaluation = Evaluation(self.held_out(tiny), every=1)
+        evaluation = Evaluation(self.held_out(), every=1)
         done, _, _ = go(tiny, tmp_path, total_steps=8, rate=uphill(3), evaluation=evaluation)
         assert (done.status, done.state.step) == ("finished", 8)
 
     def test_the_best_model_comes_back(self, tiny: ModuleType, tmp_path: Path) -> None:
         """Later checkpoints do not push it out, although only one is kept."""
-        evaluation = Evaluation(self.held_out(tiny), every=1, keep_best=True)
+        evaluation = Evaluation(self.held_out(), every=1, keep_best=True)
         done, policy, log = go(tiny, tmp_path, total_steps=8, rate=uphill(3), evaluation=evaluation, save_steps=1)
         assert saved(tmp_path) == [3, 8]
         assert held_out_loss(policy, evaluation.batches, SFT) > done.state.best_loss + 0.01

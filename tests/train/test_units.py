@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,7 +98,7 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def split(samples: Sequence[Sample], sizes: Sequence[int]) -> list[Sequence[Sample]]:
     ends = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     assert ends[-1] == len(samples)
-    return [samples[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [samples[a:b] for a, b in pairwise(ends)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])

@@ -4,7 +4,7 @@ No document is a chat, no question on the held-out half is answered, and no held
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from posttrain.pocket.arithmetic import arithmetic_document, is_heldout_sum
 from posttrain.pocket.howtos import howto_document
@@ -12,7 +12,7 @@ from posttrain.pocket.prose import FactWriter
 from posttrain.pocket.stories import story_document
 from posttrain.pocket.world import World
 
-__all__ = ["MIXTURE", "documents", "is_heldout_sum"]
+__all__ = ["LATE_MIXTURE", "MIXTURE", "documents", "is_heldout_sum"]
 
 MIXTURE: dict[str, float] = {
     "encyclopaedia": 0.45,
@@ -25,13 +25,26 @@ MIXTURE: dict[str, float] = {
 }
 """Share of each kind of document in the text, counted in characters."""
 
+LATE_MIXTURE: dict[str, float] = {
+    "encyclopaedia": 0.24,
+    "reference": 0.10,
+    "quiz": 0.10,
+    "answered": 0.06,
+    "arithmetic": 0.36,
+    "story": 0.04,
+    "howto": 0.06,
+    "words": 0.04,
+}
+"""The second phase: sums, which are learned late and all at once, and the facts that are mixed up most easily."""
 
-def documents(world: World, seed: int = 0) -> Iterator[tuple[str, str]]:
+
+def documents(world: World, seed: int = 0, mixture: Mapping[str, float] = MIXTURE) -> Iterator[tuple[str, str]]:
     """Endless (kind, text) pairs, the same for the same seed; a text ends with a newline."""
     rng = random.Random(f"corpus:{seed}")
     writer = FactWriter(world)
     write: dict[str, Callable[[random.Random], str]] = {
         "encyclopaedia": writer.encyclopaedia,
+        "reference": writer.reference,
         "quiz": writer.quiz,
         "answered": writer.answered,
         "arithmetic": arithmetic_document,
@@ -40,9 +53,9 @@ def documents(world: World, seed: int = 0) -> Iterator[tuple[str, str]]:
         "words": writer.word_list,
     }
     # The kind that is furthest behind its share comes next, so that any stretch of the stream has the mixture.
-    spent = dict.fromkeys(MIXTURE, 0.0)
+    spent = dict.fromkeys(mixture, 0.0)
     while True:
         kind = min(spent, key=lambda name: spent[name])
         text = write[kind](rng)
-        spent[kind] += len(text) / MIXTURE[kind]
+        spent[kind] += len(text) / mixture[kind]
         yield kind, text

@@ -23,6 +23,10 @@ LIST_TITLES = {
 }  # fmt: skip
 
 
+ORDERED = ("next_month", "previous_month", "place", "days", "next_day", "previous_day", "number", "number")
+"""Relations whose answers are each other's neighbours; the atomic numbers, ten times as many, count twice."""
+
+
 class FactWriter:
     """Writes documents about one world. Every sentence is rendered once, when built, so that writing is choosing."""
 
@@ -32,6 +36,7 @@ class FactWriter:
         self.facts = world.facts
         self.answerable = tuple(fact for fact in world.facts if fact.asked)
         self.relations = [facts for facts in world.relations.values() if facts]
+        self.ordered = [world.relations[name] for name in ORDERED]
         self.relation_weights = list(accumulate(len(facts) for facts in self.relations))
         self.subjects = list(world.subjects.values())
         self.subject_weights = list(accumulate(len(facts) for facts in self.subjects))
@@ -49,6 +54,10 @@ class FactWriter:
         if kind < 0.87:
             return self._list(rng)
         return self._loose(rng, self.facts, length)
+
+    def reference(self, rng: random.Random) -> str:
+        """Loose facts of one ordered relation: the calendar and the atomic numbers."""
+        return self._loose(rng, rng.choice(self.ordered), rng.randint(200, 900))
 
     def quiz(self, rng: random.Random) -> str:
         """Questions without answers; half of the sheets begin with a question and no heading."""

@@ -1,5 +1,6 @@
 """`posttrain pocket build`: the embedded base model, from nothing but its generated world."""
 
+from collections.abc import Callable
 from itertools import islice
 
 import torch
@@ -10,7 +11,7 @@ from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, save
 from posttrain.models.precision import has_fast_bf16
 from posttrain.pocket.card import write_card
-from posttrain.pocket.corpus import MIXTURE, documents
+from posttrain.pocket.corpus import LATE_MIXTURE, MIXTURE, documents
 from posttrain.pocket.stream import WorldStream
 from posttrain.pocket.tokenizer import train_tokenizer
 from posttrain.pocket.world import build_world
@@ -34,10 +35,15 @@ def run(config: PocketBuildConfig) -> int:
     world = build_world(config.world_seed)
     texts = (text for _, text in islice(documents(world, seed=0), TOKENIZER_CHARACTERS // 600))
     policy = Policy(_model(config), train_tokenizer(texts, config.vocab_size), "pocket")
+    first, late = _steps(config, config.num_tokens), _steps(config, config.late_num_tokens)
     stream = WorldStream(
-        world, policy.tokenizer, row_tokens=config.row_tokens, rows_per_step=config.rows_per_step, seed=config.seed
+        world,
+        policy.tokenizer,
+        row_tokens=config.row_tokens,
+        rows_per_step=config.rows_per_step,
+        first_steps=first,
+        seed=config.seed,
     )
-    steps = max(1, config.num_tokens // (config.row_tokens * config.rows_per_step))
     install_attention(policy.model)
     fuse(policy.model)
     optimizer = adamw(
@@ -48,25 +54,25 @@ def run(config: PocketBuildConfig) -> int:
             "verb": config.verb,
             "command": command(config),
             "config": config.model_dump(),
-            "inputs": [{"path": "pocket world", "facts": len(world.facts), "mixture": MIXTURE}],
+            "inputs": [{"path": "pocket world", "facts": len(world.facts), "mixtures": [MIXTURE, LATE_MIXTURE]}],
             "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable},
             "seeds": {"seed": config.seed, "world_seed": config.world_seed},
             "parent": None,
         }
     )
     checkpoints = Checkpoints(
-        folder.path, fingerprint=fingerprint(config.model_dump(exclude={"resume_from_checkpoint"}))
+        folder.path,
+        fingerprint=fingerprint(config.model_dump(exclude={"resume_from_checkpoint", "output_dir", "save_steps"})),
     )
-    warmup = round(config.warmup_ratio * steps)
-    with ProgressBar("pre-training", steps) as bar, Interrupt() as interrupt:
+    with ProgressBar("pre-training", first + late) as bar, Interrupt() as interrupt:
         folder.watchers.append(bar)
         done = train(
             policy,
             stream,
             SFT,
             optimizer=optimizer,
-            rate=schedule("cosine", peak=config.learning_rate, total_steps=steps, warmup_steps=warmup, min_ratio=0.05),
-            total_steps=steps,
+            rate=_two_phases(config, first, late),
+            total_steps=first + late,
             checkpoints=checkpoints,
             log=folder,
             bf16=has_fast_bf16(policy.device),
@@ -85,6 +91,21 @@ def run(config: PocketBuildConfig) -> int:
     write_card(folder.path)
     print(f"wrote the base to {folder.path}")
     return 0
+
+
+def _steps(config: PocketBuildConfig, num_tokens: int) -> int:
+    return num_tokens // (config.row_tokens * config.rows_per_step)
+
+
+def _two_phases(config: PocketBuildConfig, first: int, late: int) -> Callable[[int], float]:
+    """Warm-up and cosine to 5 %, twice."""
+    early, again = (
+        schedule(
+            "cosine", peak=peak, total_steps=steps, warmup_steps=round(config.warmup_ratio * steps), min_ratio=0.05
+        )
+        for peak, steps in ((config.learning_rate, first), (config.late_learning_rate, late))
+    )
+    return lambda step: early(step) if step < first else again(step - first)
 
 
 def _model(config: PocketBuildConfig) -> LlamaForCausalLM:
