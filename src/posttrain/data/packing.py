@@ -4,14 +4,16 @@ import bisect
 import random
 from collections.abc import Sequence
 
+LARGE = 4  # a sample over a quarter of a row is large: it leaves holes that small ones fill
 WINDOW = 1024  # samples considered together: large enough to fill rows, small enough to keep the shuffle a shuffle
 
 
 def plan_rows(lengths: Sequence[int], capacity: int, *, seed: int, window: int = WINDOW) -> list[list[int]]:
     """Rows of sample indices whose lengths sum to at most `capacity`, in a seeded random order.
 
-    Samples are shuffled, cut into windows, and packed best-fit-decreasing inside each window (Johnson, 1974): the
-    longest goes first into the row with the least room that still holds it. Every index appears exactly once.
+    Samples are shuffled, cut into windows, and packed best-fit inside each window (Johnson, 1974): each goes into the
+    row with the least room that still holds it, large ones first and by size. Small ones come in random order: sorted,
+    they would meet their like, and a row of one kind of sample is no random batch. Every index appears exactly once.
 
     Raises ValueError where a length is over the capacity.
     """
@@ -28,7 +30,9 @@ def plan_rows(lengths: Sequence[int], capacity: int, *, seed: int, window: int =
 def _best_fit(indices: list[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free positions, row), sorted
-    for index in sorted(indices, key=lambda i: -lengths[i]):
+    large = [index for index in indices if lengths[index] > capacity // LARGE]
+    small = [index for index in indices if lengths[index] <= capacity // LARGE]
+    for index in sorted(large, key=lambda i: -lengths[i]) + small:
         length = lengths[index]
         if length > capacity:
             raise ValueError(f"sample {index} has {length} tokens, over the row's {capacity}")
