@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from posttrain.data.batch import pack
 from posttrain.data.template import install_template
@@ -96,6 +98,21 @@ class TestRefusals:
         shutil.rmtree(moved)
         with pytest.raises(ModelError, match=str(moved)):
             load(tmp_path / "adapter")
+
+
+def test_a_name_on_the_hub_is_held_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder to look into, transformers must be told: safetensors only, and no code from the repository."""
+    asked: dict[str, Any] = {}
+
+    def from_pretrained(path: str, **options: Any) -> None:
+        asked.update(options, path=path)
+        raise OSError("no network here\nand more")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(ModelError, match=r"^some/name: the model cannot be loaded: no network here$"):
+        load("some/name")
+    assert asked["use_safetensors"] is True
+    assert not asked.get("trust_remote_code")
 
 
 class TestRoundTrips:

@@ -90,22 +90,27 @@ def segment_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     lengths = [span.stop - span.start for span in spans]
+    dtype = _attention_dtype(spans, compute, device)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     queries, keys, values = query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2)
     outs = []
     with torch.autocast(device, enabled=False):
         for index in range(len(spans)):
             path = _path(spans, index)
-            q = queries[index]
             k = keys[index] if len(path) == 1 else torch.cat([keys[i] for i in path], 2)
             v = values[index] if len(path) == 1 else torch.cat([values[i] for i in path], 2)
-            dtype = _span_dtype(compute, k.shape[2], device)
-            out = _attend(q.to(dtype), k.to(dtype), v.to(dtype), scaling, dropout, sliding_window, softcap)
-            outs.append(out.to(compute))
-    return torch.cat(outs, 2).transpose(1, 2), None
+            outs.append(_attend(queries[index], k, v, scaling, dropout, sliding_window, softcap))
+    return torch.cat(outs, 2).transpose(1, 2).to(compute), None
 
 
-def _span_dtype(compute: torch.dtype, length: int, device: str) -> torch.dtype:
-    return torch.float32 if device == "cpu" and compute == torch.bfloat16 and length < SHORT_SPAN else compute
+@lru_cache(maxsize=16)
+def _attention_dtype(spans: tuple[Span, ...], compute: torch.dtype, device: str) -> torch.dtype:
+    """fp32 on CPU where most of the work is in short spans."""
+    if device != "cpu" or compute != torch.bfloat16:
+        return compute
+    work = [(span.stop - span.start) ** 2 for span in spans]
+    short = sum(size for size in work if size < SHORT_SPAN**2)
+    return torch.float32 if 2 * short > sum(work) else compute
 
 
 def _path(spans: tuple[Span, ...], index: int) -> list[int]:

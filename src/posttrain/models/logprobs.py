@@ -176,10 +176,10 @@ class _HeadGradient:
         self.bias = None if bias_V is None else torch.zeros(bias_V.shape, dtype=dtype, device=bias_V.device)
         self.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
 
-    def add(self, slope_CV: Tensor, hidden_CD: Tensor) -> None:
-        self.weight.add_(slope_CV.t() @ hidden_CD)
+    def add(self, slope_CV: Tensor, hidden_CD: Tensor, coef_C1: Tensor) -> None:
+        self.weight.add_(slope_CV.t() @ (hidden_CD * coef_C1).to(hidden_CD.dtype))
         if self.bias is not None:
-            self.bias.add_(slope_CV.sum(0, dtype=self.bias.dtype))
+            self.bias.addmv_(slope_CV.t().to(self.bias.dtype), coef_C1[:, 0].to(self.bias.dtype))
 
     def finish(self, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if factor is not None:
@@ -222,16 +222,19 @@ class _Chunks:
                 logp_N[at] = logp_CV.gather(1, target)[:, 0]
                 if slope_ND is None and sums is None:
                     continue
-                slope = logp_CV.exp_().neg_()  # minus the probabilities: d logp / d logits
-                slope.scatter_add_(1, target, torch.ones((len(target), 1), dtype=slope.dtype, device=slope.device))
+                # Minus d logp / d logits: the probabilities, less 1 at the target. Signs and coefficients go onto the
+                # narrow side of each product.
+                excess = logp_CV.exp_()
+                excess.scatter_add_(1, target, excess.new_full((len(target), 1), -1.0))
                 if damp_CV is not None:
-                    slope.mul_(damp_CV)
+                    excess.mul_(damp_CV)
                 if self.head.scale != 1.0:
-                    slope.mul_(self.head.scale)
+                    excess.mul_(self.head.scale)
+                excess = excess.to(self.dtype)
                 if slope_ND is not None:
-                    torch.mm(slope.to(self.dtype), weight, out=slope_ND[at])
+                    torch.mm(excess, weight, out=slope_ND[at]).neg_()
                 if sums is not None and coef_N is not None:
-                    sums.add(slope.mul_(coef_N[at, None]).to(self.dtype), hidden[at])
+                    sums.add(excess, hidden[at], -coef_N[at, None])
         return logp_N
 
     def _logits(self, hidden_CD: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
