@@ -1,5 +1,7 @@
 """One measured process: its peak memory, its processor time, and what others took from the machine meanwhile."""
 
+import hashlib
+import importlib.util
 import os
 import subprocess
 import time
@@ -53,6 +55,22 @@ def run_measured(command: Sequence[str], *, env: Mapping[str, str], log: Path) -
         raise WorkerError(f"exit code {process.returncode} of {' '.join(command)}\n" + "\n".join(last))
     foreign = (_busy_seconds() - busy - used.ru_utime - used.ru_stime) / wall
     return Usage(wall, used.ru_maxrss / 1024, max(0.0, foreign))
+
+
+def source_hash() -> str:
+    """Of the library that is measured. A run during which it changed compares two programs and is worth nothing."""
+    package = importlib.util.find_spec("posttrain")
+    if package is None or package.origin is None:
+        raise SystemExit("error: posttrain is not installed for this interpreter")
+    digest = hashlib.sha256()
+    for path in sorted(Path(package.origin).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def must_be_unchanged(before: str) -> None:
+    if source_hash() != before:
+        raise SystemExit("error: the sources of posttrain changed during the run, so its figures were not written")
 
 
 def _busy_seconds() -> float:

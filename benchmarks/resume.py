@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from process import clean_environment, hardware
+from process import clean_environment, hardware, must_be_unchanged, source_hash
 
 HERE = Path(__file__).parent
 STEPS, SAVE_STEPS, KILLS_PER_RUN = 60, 4, 4
@@ -209,13 +209,14 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    args = parse()
+    args, source = parse(), source_hash()
     kills = Kills(args.kills, random.Random(args.seed))
     with tempfile.TemporaryDirectory(prefix="posttrain-resume-") as folder:
         words = [sys.executable, str(HERE / "assets.py"), str(Path(folder) / "assets"), "--models", "mini"]
         words += ["--rows", "600", "--median-words", "25", "--max-words", "60"]
         subprocess.run(words, check=True, capture_output=True, env=clean_environment({}))
         runs = compare_runs(Path(folder), kills)
+    must_be_unchanged(source)
     identical = all(not run["differences"] for run in runs)
     result = {
         "name": "resume",
@@ -232,6 +233,7 @@ def main() -> int:
             "metrics_lines_at_kill": kills.reached,
         },
     }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"{kills.done} kills in {len(runs)} runs: {'identical' if identical else 'NOT IDENTICAL'}")
     print(f"wrote {args.output}")

@@ -19,7 +19,7 @@ from typing import Any
 
 import sft_worker_posttrain
 from posttrain import allocator
-from process import WorkerError, clean_environment, hardware, run_measured
+from process import WorkerError, clean_environment, hardware, must_be_unchanged, run_measured, source_hash
 
 HERE = Path(__file__).parent
 MAX_FOREIGN, MAX_RETRIES = 0.3, 2
@@ -261,7 +261,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    args, began = parse(), time.perf_counter()
+    args, began, source = parse(), time.perf_counter(), source_hash()
     with tempfile.TemporaryDirectory(prefix="posttrain-bench-") as folder:
         work = Path(folder)
         models = sorted({job.model for job in JOBS if job.row in args.rows})
@@ -272,6 +272,7 @@ def main() -> int:
         except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+    must_be_unchanged(source)
     figures = {key: summary(found) for key, found in runs.items()}
     ratios, shares = compare(figures), shares_of_peak(figures, peak, assets)
     print(f"\nallocator of posttrain and of the same-allocator rows: {chosen_allocator()}")
@@ -292,6 +293,7 @@ def main() -> int:
         | {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets, "allocator": chosen_allocator()},
     }
     if args.output and not args.smoke:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {args.output}")
     return 0

@@ -172,7 +172,7 @@ def test_gradient_checkpointing_changes_nothing(tiny: ModuleType, family: str, f
     batch = pack(tiny.trees(SHAPES["a branch of a branch"], seed=5))
     logp = token_logps(packed, batch)
     plain = tiny.gradients(packed, logp, batch)
-    # transformers 5.18 renamed it.
+    # transformers renamed it; the old name warns in newer releases and is the only one in older ones.
     enable = getattr(packed, "activation_checkpointing_enable", None) or packed.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     calls = []

@@ -18,6 +18,7 @@ def sft_loss(logp_N: Tensor, weight_N: Tensor) -> Loss:
     `logp_N`: log-probability of each trained token, any float dtype. `weight_N`: float, >= 0.
     Source: Ouyang et al., 2022 (InstructGPT), section 3.5, the supervised phase.
 
+    >>> import torch
     >>> sft_loss(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5])).sum
     tensor(2.)
     """
