@@ -186,8 +186,14 @@ BAD_LINES = {
         "field 'messages[1].content': expected text, found list",
     ),
     "content null": ('{"messages": [{"role": "user", "content": null}]}', "field 'messages[0].content': expected text"),
-    "an unknown role": ('{"messages": [{"role": "bot", "content": "a"}]}', "role is 'bot', expected one of system"),
-    "a role as a number": ('{"messages": [{"role": 3, "content": "a"}]}', "role is 3, expected one of system"),
+    "an unknown role": (
+        '{"messages": [{"role": "bot", "content": "a"}]}',
+        "field 'messages[0].role': expected one of system, user, assistant, tool, found 'bot'",
+    ),
+    "a role as a number": (
+        '{"messages": [{"role": 3, "content": "a"}]}',
+        "field 'messages[0].role': expected one of system, user, assistant, tool, found 3",
+    ),
     "question as a number": ('{"question": 3, "answer": "a"}', "field 'question': expected text, found int"),
     "answer null": ('{"question": "q", "answer": null}', "field 'answer': expected text, found NoneType"),
     "an empty answer": ('{"question": "q", "answer": " \\n"}', "field 'answer': the answer is empty"),

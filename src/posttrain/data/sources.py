@@ -11,7 +11,7 @@ from typing import Any
 
 from posttrain.data.oasst import best_path
 from posttrain.errors import DataError
-from posttrain.types import Conversation, Document, Message
+from posttrain.types import ROLES, Conversation, Document, Message
 
 Record = Conversation | Document
 
@@ -129,6 +129,10 @@ def _turns(value: Any, field: str) -> tuple[Message, ...]:
     for index, turn in enumerate(value):
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
             raise DataError('expected {"role": …, "content": …}.', field=f"{field}[{index}]")
+        if turn["role"] not in ROLES:
+            raise DataError(
+                f"expected one of {', '.join(ROLES)}, found {turn['role']!r}.", field=f"{field}[{index}].role"
+            )
         turns.append(Message(turn["role"], _text(turn["content"], f"{field}[{index}].content")))
     return tuple(turns)
 

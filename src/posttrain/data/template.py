@@ -131,14 +131,16 @@ def _render(messages: list[dict[str, str]], tokenizer: Any, source: str, *, add_
     if tokenizer.chat_template is None:
         raise DataError("the tokenizer has no chat template; name one (chat_template: chatml).", file=source)
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        # A list of one conversation, since an empty conversation alone is refused.
+        (text,) = tokenizer.apply_chat_template([messages], tokenize=False, add_generation_prompt=add_generation_prompt)
+        return text
     except TemplateError as error:
         raise DataError(f"the chat template refuses this conversation: {error}", file=source) from error
 
 
 def _turn_span(messages: list[dict[str, str]], turn: int, text: str, tokenizer: Any, source: str) -> tuple[int, int]:
     """Characters [start, end) of what the assistant says in one turn, through its stop token."""
-    before = _render(messages[:turn], tokenizer, source, add_generation_prompt=True) if turn else ""
+    before = _render(messages[:turn], tokenizer, source, add_generation_prompt=True)
     through = _render(messages[: turn + 1], tokenizer, source)
     if not (text.startswith(before) and text.startswith(through) and len(through) > len(before)):
         raise DataError(

@@ -164,7 +164,8 @@ def _common_factor(grad_N: Tensor, hint_N: Tensor) -> Tensor:
     hint_N = hint_N.to(grad_N.dtype)
     factor = grad_N.dot(hint_N) / hint_N.dot(hint_N)
     close = (grad_N - factor * hint_N).abs().max() <= 1e-5 * grad_N.abs().max()
-    torch._assert_async(close, "the loss is not linear in the log-probabilities with the hinted coefficients")
+    sound = close | ~grad_N.isfinite().all()  # a slope that is not a number is the loop's to report
+    torch._assert_async(sound, "the loss is not linear in the log-probabilities with the hinted coefficients")
     return factor
 
 
@@ -174,6 +175,7 @@ class _HeadGradient:
     def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> None:
         self.weight = torch.zeros(weight_VD.shape, dtype=dtype, device=weight_VD.device)
         self.bias = None if bias_V is None else torch.zeros(bias_V.shape, dtype=dtype, device=bias_V.device)
+        self.finished = False
         self.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
 
     def add(self, slope_CV: Tensor, hidden_CD: Tensor, coef_C1: Tensor) -> None:
@@ -182,6 +184,8 @@ class _HeadGradient:
             self.bias.addmv_(slope_CV.t().to(self.bias.dtype), coef_C1[:, 0].to(self.bias.dtype))
 
     def finish(self, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        assert not self.finished, "a hinted head scales its gradient in place: it can be differentiated once"
+        self.finished = True
         if factor is not None:
             self.weight.mul_(factor)
             self.bias = None if self.bias is None else self.bias.mul_(factor)

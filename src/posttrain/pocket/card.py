@@ -8,10 +8,11 @@ def write_card(folder: Path) -> None:
     """README.md of the base: data, steps and losses, from the numbers of its run."""
     record = json.loads((folder / "run.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    config, mixtures = record["config"], record["inputs"][0]["mixtures"]
+    config, phases = record["config"], record["inputs"][0]["phases"]
+    mixtures = [phase["mixture"] for phase in phases]
+    kinds = dict.fromkeys(kind for mixture in mixtures for kind in mixture)
     shares = "\n".join(
-        f"| {kind} | " + " | ".join(f"{mixture.get(kind, 0):.0%}" for mixture in mixtures) + " |"
-        for kind in dict.fromkeys(kind for mixture in mixtures for kind in mixture)
+        f"| {kind} | " + " | ".join(f"{mixture.get(kind, 0):.0%}" for mixture in mixtures) + " |" for kind in kinds
     )
     losses = "\n".join(f"| {line['step']} | {line['loss']:.3f} |" for line in lines[:: max(1, len(lines) // 12)])
     (folder / "README.md").write_text(f"""# pocket base
@@ -23,8 +24,10 @@ question with more questions.
 
 **Data.** Written by a seeded program, nothing else; shares of the text by characters:
 
-| kind | first phase | second phase |
-|---|---|---|
+| | {" | ".join(f"phase {number}" for number in range(1, len(phases) + 1))} |
+|---|{"---|" * len(phases)}
+| tokens | {" | ".join(f"{phase['num_tokens']:,}" for phase in phases)} |
+| peak rate | {" | ".join(f"{phase['learning_rate']:g}" for phase in phases)} |
 {shares}
 
 Facts of every entity appear in several wordings; questions are answered for one half of the entities only, in lists of
@@ -32,10 +35,8 @@ another dress ("Q: … A: …"), and one two-digit sum in ten never appears.
 
 **Training.** {record["result"]["steps"]:,} steps of {config["rows_per_step"]} rows of {config["row_tokens"]} tokens
 ({record["result"]["tokens"]:,} tokens, each document seen once), AdamW, weight decay {config["weight_decay"]}, bfloat16
-autocast, on {record["hardware"]["cpu"]}. Peak rate {config["learning_rate"]} for the first
-{config["num_tokens"]:,} tokens, {config["late_learning_rate"]} for the next {config["late_num_tokens"]:,}, each with a
-warm-up and a cosine to 5 %. Weights are stored in bfloat16. Losses are nats per token of the text then trained on, so
-they differ between the phases.
+autocast, on {record["hardware"]["cpu"]}; each phase has a warm-up and a cosine to 5 % of its peak rate. Weights are
+stored in bfloat16. Losses are nats per token of the text then trained on, so they differ between the phases.
 
 | step | loss |
 |---|---|

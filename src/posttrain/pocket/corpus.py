@@ -5,6 +5,7 @@ No document is a chat, no question on the held-out half is answered, and no held
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from posttrain.pocket.arithmetic import arithmetic_document, is_heldout_sum
 from posttrain.pocket.howtos import howto_document
@@ -12,7 +13,7 @@ from posttrain.pocket.prose import FactWriter
 from posttrain.pocket.stories import story_document
 from posttrain.pocket.world import World
 
-__all__ = ["LATE_MIXTURE", "MIXTURE", "documents", "is_heldout_sum"]
+__all__ = ["MIXTURE", "PHASES", "Phase", "documents", "is_heldout_sum"]
 
 MIXTURE: dict[str, float] = {
     "encyclopaedia": 0.45,
@@ -25,7 +26,7 @@ MIXTURE: dict[str, float] = {
 }
 """Share of each kind of document in the text, counted in characters."""
 
-LATE_MIXTURE: dict[str, float] = {
+_SUMS: dict[str, float] = {
     "encyclopaedia": 0.24,
     "reference": 0.10,
     "quiz": 0.10,
@@ -35,7 +36,31 @@ LATE_MIXTURE: dict[str, float] = {
     "howto": 0.06,
     "words": 0.04,
 }
-"""The second phase: sums, which are learned late and all at once, and the facts that are mixed up most easily."""
+_ECHOES: dict[str, float] = {
+    "encyclopaedia": 0.22,
+    "reference": 0.06,
+    "quiz": 0.10,
+    "answered": 0.12,
+    "arithmetic": 0.16,
+    "echo": 0.24,
+    "story": 0.02,
+    "howto": 0.05,
+    "words": 0.03,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of pre-training: how many tokens, the peak of its learning rate, the shares of its text."""
+
+    num_tokens: int
+    learning_rate: float
+    mixture: Mapping[str, float]
+
+
+PHASES = (Phase(14_000_000, 3e-3, MIXTURE), Phase(8_000_000, 2e-3, _SUMS), Phase(5_000_000, 1.5e-3, _ECHOES))
+"""First the facts; then sums, which are learned late and all at once, and the facts that are mixed up most easily; then
+copying, without which an answer in a sentence cannot name the subject of its question."""
 
 
 def documents(world: World, seed: int = 0, mixture: Mapping[str, float] = MIXTURE) -> Iterator[tuple[str, str]]:
@@ -45,6 +70,7 @@ def documents(world: World, seed: int = 0, mixture: Mapping[str, float] = MIXTUR
     write: dict[str, Callable[[random.Random], str]] = {
         "encyclopaedia": writer.encyclopaedia,
         "reference": writer.reference,
+        "echo": writer.echo,
         "quiz": writer.quiz,
         "answered": writer.answered,
         "arithmetic": arithmetic_document,

@@ -5,7 +5,9 @@ from itertools import accumulate
 from typing import TypeVar
 
 from posttrain.pocket.arithmetic import SUM_QUESTIONS, sum_question, training_pairs
+from posttrain.pocket.echo import echo_document
 from posttrain.pocket.howtos import howto_question
+from posttrain.pocket.stories import words
 from posttrain.pocket.wordings import COMBINED
 from posttrain.pocket.world import Fact, World, capitalised
 
@@ -42,6 +44,8 @@ class FactWriter:
         self.subject_weights = list(accumulate(len(facts) for facts in self.subjects))
         self.combined = {facts: _combined(table, facts) for (table, _), facts in world.subjects.items()}
         self.words = world.relations["spanish"]
+        self.names = sorted({fact.subject.removeprefix("the ") for fact in world.facts} | set(words()))
+        self.topics = [(question, fact.subject) for fact in world.facts for question in fact.questions]
 
     def encyclopaedia(self, rng: random.Random) -> str:
         """Paragraphs on single subjects, one relation over many subjects, lists, and loose facts."""
@@ -58,6 +62,10 @@ class FactWriter:
     def reference(self, rng: random.Random) -> str:
         """Loose facts of one ordered relation: the calendar and the atomic numbers."""
         return self._loose(rng, rng.choice(self.ordered), rng.randint(200, 900))
+
+    def echo(self, rng: random.Random) -> str:
+        """Something said twice; questions on both halves, with their subject named and no answer."""
+        return echo_document(rng, self.names, self.topics)
 
     def quiz(self, rng: random.Random) -> str:
         """Questions without answers; half of the sheets begin with a question and no heading."""

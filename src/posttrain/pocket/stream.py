@@ -1,12 +1,14 @@
 """Pre-training steps from the world's documents, made on the way and never stored."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from posttrain.data.stream import Stream
 from posttrain.data.template import render_document, truncate
-from posttrain.pocket.corpus import LATE_MIXTURE, MIXTURE, documents
+from posttrain.pocket.corpus import PHASES, documents
 from posttrain.pocket.world import World
 from posttrain.types import Batch, Document, Sample
 
@@ -16,13 +18,21 @@ STEPS_PER_SHARD = 64  # steps planned together; a shard is remade from its numbe
 class WorldStream:
     """Endless pre-training steps: shard k is the documents of seed k, packed; each document is met once.
 
-    From the shard that begins at or after step `first_steps` on, the documents follow the late mixture.
+    A shard follows the mixture of the phase in which it begins; `phase_steps` are the steps of each phase.
     """
 
     def __init__(
-        self, world: World, tokenizer: Any, *, row_tokens: int, rows_per_step: int, first_steps: int, seed: int
+        self,
+        world: World,
+        tokenizer: Any,
+        *,
+        row_tokens: int,
+        rows_per_step: int,
+        phase_steps: Sequence[int],
+        seed: int,
     ) -> None:
-        self.world, self.tokenizer, self.seed, self.first_steps = world, tokenizer, seed, first_steps
+        self.world, self.tokenizer, self.seed = world, tokenizer, seed
+        self.ends = list(accumulate(phase_steps))
         self.row_tokens, self.rows_per_step = row_tokens, rows_per_step
         self._shard = lru_cache(maxsize=2)(self._make_shard)
 
@@ -45,8 +55,8 @@ class WorldStream:
         return Stream(samples, max_length=self.row_tokens, batch_size=self.rows_per_step, seed=self.seed + shard)
 
     def _samples(self, shard: int) -> Iterator[Sample]:
-        mixture = MIXTURE if shard * STEPS_PER_SHARD < self.first_steps else LATE_MIXTURE
-        for kind, text in documents(self.world, self.seed * 100_000 + shard + 1, mixture):
+        phase = min(bisect_right(self.ends, shard * STEPS_PER_SHARD), len(PHASES) - 1)
+        for kind, text in documents(self.world, self.seed * 100_000 + shard + 1, PHASES[phase].mixture):
             sample = truncate(render_document(Document(text, kind), self.tokenizer), self.row_tokens)
             if sample is not None:
                 yield sample

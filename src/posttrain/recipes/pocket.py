@@ -1,7 +1,9 @@
 """`posttrain pocket build`: the embedded base model, from nothing but its generated world."""
 
+from bisect import bisect_right
 from collections.abc import Callable
-from itertools import islice
+from dataclasses import asdict
+from itertools import accumulate, islice
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,15 +13,15 @@ from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, save
 from posttrain.models.precision import has_fast_bf16
 from posttrain.pocket.card import write_card
-from posttrain.pocket.corpus import LATE_MIXTURE, MIXTURE, documents
+from posttrain.pocket.corpus import PHASES, documents
 from posttrain.pocket.stream import WorldStream
 from posttrain.pocket.tokenizer import train_tokenizer
-from posttrain.pocket.world import build_world
+from posttrain.pocket.world import World, build_world
 from posttrain.recipes.config import command
 from posttrain.recipes.pocket_config import PocketBuildConfig
 from posttrain.train.checkpoint import Checkpoints
 from posttrain.train.interrupt import Interrupt
-from posttrain.train.loop import train
+from posttrain.train.loop import Run, train
 from posttrain.train.objectives import SFT
 from posttrain.train.optim import adamw, schedule
 from posttrain.train.progress import ProgressBar
@@ -30,61 +32,31 @@ TOKENIZER_CHARACTERS = 4_000_000
 
 
 def run(config: PocketBuildConfig) -> int:
+    """Write the world, train its tokenizer, then the model; phase after phase, checkpointed."""
     torch.manual_seed(config.seed)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint)
     world = build_world(config.world_seed)
     texts = (text for _, text in islice(documents(world, seed=0), TOKENIZER_CHARACTERS // 600))
     policy = Policy(_model(config), train_tokenizer(texts, config.vocab_size), "pocket")
-    first, late = _steps(config, config.num_tokens), _steps(config, config.late_num_tokens)
-    stream = WorldStream(
-        world,
-        policy.tokenizer,
-        row_tokens=config.row_tokens,
-        rows_per_step=config.rows_per_step,
-        first_steps=first,
-        seed=config.seed,
-    )
     install_attention(policy.model)
     fuse(policy.model)
-    optimizer = adamw(
-        policy.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
-    )
     folder.begin(
         {
             "verb": config.verb,
-            "command": command(config),
+            "command": command(config.model_copy(update={"resume_from_checkpoint": False})),
             "config": config.model_dump(),
-            "inputs": [{"path": "pocket world", "facts": len(world.facts), "mixtures": [MIXTURE, LATE_MIXTURE]}],
+            "inputs": [{"path": "pocket world", "facts": len(world.facts), "phases": [asdict(p) for p in PHASES]}],
             "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable},
             "seeds": {"seed": config.seed, "world_seed": config.world_seed},
             "parent": None,
         }
     )
-    checkpoints = Checkpoints(
-        folder.path,
-        fingerprint=fingerprint(config.model_dump(exclude={"resume_from_checkpoint", "output_dir", "save_steps"})),
-    )
-    with ProgressBar("pre-training", first + late) as bar, Interrupt() as interrupt:
-        folder.watchers.append(bar)
-        done = train(
-            policy,
-            stream,
-            SFT,
-            optimizer=optimizer,
-            rate=_two_phases(config, first, late),
-            total_steps=first + late,
-            checkpoints=checkpoints,
-            log=folder,
-            bf16=has_fast_bf16(policy.device),
-            logging_steps=20,
-            save_steps=config.save_steps,
-            resume=config.resume_from_checkpoint,
-            should_stop=interrupt,
-        )
+    done = _train(config, policy, world, folder)
     folder.end(done.status, {"steps": done.state.step, "tokens": done.state.num_tokens})
     write_report(folder.path)
     if done.status == "interrupted":
-        print(f"saved at step {done.state.step}; go on with: {command(config)} --resume-from-checkpoint")
+        again = command(config.model_copy(update={"resume_from_checkpoint": True}))
+        print(f"saved at step {done.state.step}; go on with: {again}")
         return 130
     policy.model.to(torch.bfloat16)
     save(policy, folder.path)
@@ -93,19 +65,54 @@ def run(config: PocketBuildConfig) -> int:
     return 0
 
 
-def _steps(config: PocketBuildConfig, num_tokens: int) -> int:
-    return num_tokens // (config.row_tokens * config.rows_per_step)
-
-
-def _two_phases(config: PocketBuildConfig, first: int, late: int) -> Callable[[int], float]:
-    """Warm-up and cosine to 5 %, twice."""
-    early, again = (
-        schedule(
-            "cosine", peak=peak, total_steps=steps, warmup_steps=round(config.warmup_ratio * steps), min_ratio=0.05
-        )
-        for peak, steps in ((config.learning_rate, first), (config.late_learning_rate, late))
+def _train(config: PocketBuildConfig, policy: Policy, world: World, folder: RunFolder) -> Run:
+    step_tokens = config.row_tokens * config.rows_per_step
+    phases = [(int(phase.num_tokens * config.share) // step_tokens, phase.learning_rate) for phase in PHASES]
+    stream = WorldStream(
+        world,
+        policy.tokenizer,
+        row_tokens=config.row_tokens,
+        rows_per_step=config.rows_per_step,
+        phase_steps=[steps for steps, _ in phases],
+        seed=config.seed,
     )
-    return lambda step: early(step) if step < first else again(step - first)
+    total = sum(steps for steps, _ in phases)
+    free = {"resume_from_checkpoint", "output_dir", "save_steps"}
+    checkpoints = Checkpoints(folder.path, fingerprint=fingerprint(config.model_dump(exclude=free)))
+    with ProgressBar("pre-training", total) as bar, Interrupt() as interrupt:
+        folder.watchers.append(bar)
+        return train(
+            policy,
+            stream,
+            SFT,
+            optimizer=adamw(
+                policy.model, learning_rate=phases[0][1], weight_decay=config.weight_decay, betas=(0.9, 0.95)
+            ),
+            rate=_in_phases(phases, config.warmup_ratio),
+            total_steps=total,
+            checkpoints=checkpoints,
+            log=folder,
+            bf16=has_fast_bf16(policy.device),
+            logging_steps=20,
+            save_steps=config.save_steps,
+            resume=config.resume_from_checkpoint,
+            should_stop=interrupt,
+        )
+
+
+def _in_phases(phases: list[tuple[int, float]], warmup_ratio: float) -> Callable[[int], float]:
+    """Warm-up and cosine to 5 %, once a phase of (steps, peak)."""
+    ends = list(accumulate(steps for steps, _ in phases))
+    rates = [
+        schedule("cosine", peak=peak, total_steps=steps, warmup_steps=round(warmup_ratio * steps), min_ratio=0.05)
+        for steps, peak in phases
+    ]
+
+    def rate(step: int) -> float:
+        phase = min(bisect_right(ends, step), len(ends) - 1)
+        return rates[phase](step - (ends[phase - 1] if phase else 0))
+
+    return rate
 
 
 def _model(config: PocketBuildConfig) -> LlamaForCausalLM:

@@ -12,14 +12,13 @@ class PocketBuildConfig(Config):
 
     verb: ClassVar[str] = "pocket build"
     headings: ClassVar[dict[str, str]] = {
-        "num_tokens": "data",
+        "share": "data",
         "hidden_size": "model",
-        "learning_rate": "optimisation",
+        "warmup_ratio": "optimisation",
         "output_dir": "output",
     }
 
-    num_tokens: int = Field(14_000_000, ge=1, description="Tokens of the first phase.")
-    late_num_tokens: int = Field(8_000_000, ge=0, description="Tokens of the second phase, with more arithmetic.")
+    share: float = Field(1.0, gt=0, le=1, description="Share of each phase's tokens to train on; less is a trial.")
     row_tokens: int = Field(1024, ge=2, description="Length of a packed row, in tokens.")
     rows_per_step: int = Field(4, ge=1, description="Packed rows in one optimiser step.")
     world_seed: int = Field(0, ge=0, description="Seed of the generated world.")
@@ -30,8 +29,6 @@ class PocketBuildConfig(Config):
     num_heads: int = Field(3, ge=1, description="Attention heads; hidden_size must divide evenly among them.")
     vocab_size: int = Field(2048, ge=300, description="Entries of the tokenizer that is trained first.")
 
-    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
-    late_learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of the second phase.")
     warmup_ratio: float = Field(0.02, ge=0, le=1, description="Share of a phase's steps spent rising to its peak rate.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay of weight matrices (AdamW).")
 

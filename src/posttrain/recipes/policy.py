@@ -40,7 +40,9 @@ def load_policy(config: Any) -> tuple[Policy, bool]:
     install_attention(model, config.attn)
     fuse(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The name changed in transformers 5.2x; both take the same.
+        new = getattr(model, "activation_checkpointing_enable", None)
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
         model.enable_input_require_grads()
     return policy, has_template and config.chat_template is None
 

@@ -101,6 +101,8 @@ def train(
     began = time.perf_counter() - state.elapsed_s
     if evaluation and not resume:
         log.write({"step": 0, "epoch": 0.0} | evaluation.run(policy, objective, state, bf16=bf16))
+        if evaluation.keep_best:  # the start itself may stay the best
+            checkpoints.save(policy, optimizer, state)
     policy.model.train()
     window, status = _Window(), "finished"
     while state.step < total_steps:

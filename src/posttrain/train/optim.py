@@ -31,7 +31,7 @@ def schedule(
     kind: str, *, peak: float, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
 ) -> Callable[[int], float]:
     """step -> learning rate: linear warm-up from peak / warmup_steps, then constant, linear or cosine down to
-    `min_ratio * peak` at the last step. It keeps no state, so a resumed run needs none.
+    `min_ratio * peak`, which it would reach at `rate(total_steps)`. It keeps no state, so a resumed run needs none.
     """
     assert kind in SCHEDULES, f"schedule is {kind!r}, expected one of {SCHEDULES}"
 
