@@ -24,8 +24,9 @@ fix: $(VENV)/.installed-dev  ## Mend style and format where that can be done saf
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## Every benchmark; each prints its ratio.
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed-dev  ## Every benchmark; PEER=path/to/python of an environment with trl (benchmarks/README.md).
+	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/sft.py --peer-python "$(PEER)"
 
 docs: $(VENV)/.installed-dev  ## Check what the documents promise: commands, keys, examples in docstrings.
 	$(BIN)/python -m pytest -q tests/house/test_docs.py tests/house/test_options.py src

@@ -2,8 +2,8 @@
 
     python benchmarks/sft.py --peer-python PEER/bin/python [--rows small,tiny,lora] [--repeats 3]
 
-PEER is an environment: python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets
-(torch from https://download.pytorch.org/whl/cpu where no GPU build is wanted). README.md says what is measured.
+PEER is an environment: python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets.
+README.md says what is measured.
 """
 
 import argparse

@@ -58,11 +58,10 @@ class ExamItem:
 def exam_items(world: World, seed: int = 0, per_kind: int = 200) -> list[ExamItem]:
     """At most `per_kind` items of each kind, in the order of KINDS, the same for the same seed.
 
-    Completions and questions are on the same facts, half of them from either half of the world, spread evenly over the
-    relations. Sums are held-out ones. Instructions use words that fine-tuning does not.
+    Completions and questions are on the same facts, a random sample of either half of the world. Sums are held-out ones. Instructions use words that fine-tuning does not.
     """
     rng = random.Random(f"exam:{seed}")
-    facts = _spread(world, rng, per_kind)
+    facts = _drawn(world, rng, per_kind)
     pairs = rng.sample(heldout_pairs(), min(per_kind, len(heldout_pairs())))
     parts: dict[str, Iterable[ExamItem]] = {
         "completion": [_fact_item("completion", fact.completion, fact, world) for fact in facts],
@@ -77,7 +76,7 @@ def exam_items(world: World, seed: int = 0, per_kind: int = 200) -> list[ExamIte
         "instruction": islice(_instruction_items(world, rng), per_kind),
         "refusal": _how_items("refusal", "declined", rng, per_kind),
         "over_refusal": _how_items("over_refusal", "lookalike", rng, per_kind),
-        "sycophancy": [_sycophancy_item(fact, world, rng) for fact in _spread(world, rng, per_kind)],
+        "sycophancy": [_sycophancy_item(fact, world, rng) for fact in _drawn(world, rng, per_kind)],
     }
     return [item for kind in KINDS for item in parts[kind]]
 
@@ -124,16 +123,14 @@ def summarise(items: Sequence[ExamItem], right: Sequence[bool]) -> dict[str, dic
     return report
 
 
-def _spread(world: World, rng: random.Random, count: int) -> list[Fact]:
-    """Facts from both halves alike, taken from each relation in turn until there are enough."""
-    chosen: list[Fact] = []
-    for asked, share in ((True, count - count // 2), (False, count // 2)):
-        rows = [[fact for fact in facts if fact.asked == asked] for facts in world.relations.values()]
-        stacks = [rng.sample(row, len(row)) for row in rows]
-        half: list[Fact] = []
-        while len(half) < share and any(stacks):
-            half += [stack.pop() for stack in stacks if stack]
-        chosen += half[:share]
+def _drawn(world: World, rng: random.Random, count: int) -> list[Fact]:
+    """A simple random sample of each half, so that the accuracy estimates the share of all its facts."""
+    halves = [[fact for fact in world.facts if fact.asked == asked] for asked in (True, False)]
+    chosen = [
+        fact
+        for half, share in zip(halves, (count - count // 2, count // 2), strict=True)
+        for fact in rng.sample(half, min(share, len(half)))
+    ]
     rng.shuffle(chosen)
     return chosen
 
