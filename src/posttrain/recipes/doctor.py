@@ -12,7 +12,7 @@ from posttrain.data.template import install_template, stop_token_ids
 from posttrain.models.attention import install_attention, ordinary_attention
 from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, load
-from posttrain.models.logprobs import token_logps
+from posttrain.models.logprobs import causal_lm, token_logps
 from posttrain.models.precision import has_fast_bf16
 from posttrain.recipes.doctor_config import DoctorConfig
 from posttrain.recipes.policy import resolve_model
@@ -63,7 +63,7 @@ def _packed(policy: Policy) -> tuple[bool, str]:
     batch = pack([Sample((Segment(row, (0.0,) + (1.0,) * (len(row) - 1)),)) for row in ids]).to(policy.device)
     with torch.no_grad():
         packed = token_logps(policy.model, batch)
-        with ordinary_attention(policy.model):
+        with ordinary_attention(causal_lm(policy.model)):
             alone = torch.cat([_alone(policy, row) for row in ids])
     worst = float((packed - alone).abs().max())
     how = "with fused modules" if fused else "with the model's own modules"

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from posttrain.data.batch import pack
 from posttrain.data.stream import Stream
 from posttrain.data.template import stop_token_ids
 from posttrain.errors import PosttrainError
@@ -95,7 +94,7 @@ def _train(
         epsilon=config.adam_epsilon,
     )
     evaluation = Evaluation(
-        [pack([sample]) for sample in data.held_out],
+        data.held_out,
         config.eval_steps,
         config.early_stopping_patience,
         config.load_best_model_at_end,

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.batch import pack
+from posttrain.data.packing import plan_rows
 from posttrain.data.sources import Record, read
 from posttrain.data.template import render, render_document, truncate
 from posttrain.errors import DataError
 from posttrain.pocket.chat import chat_conversations, eval_conversations
 from posttrain.pocket.world import build_world
-from posttrain.types import Conversation, Sample
+from posttrain.types import Batch, Conversation, Sample
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples to train and to hold out, the records they came from, and what was read (for run.json)."""
+    """Samples to train, packed batches to hold out, conversations to show, and what was read (for run.json)."""
 
     train: list[Sample]
-    held_out: list[Sample]
+    held_out: list[Batch]
     preview: list[Conversation]
     inputs: list[dict[str, Any]]
 
@@ -61,10 +63,15 @@ def load_data(config: Any, tokenizer: Any, say: Callable[[str], None]) -> Traini
     preview = [record for record in held or records if isinstance(record, Conversation)]
     return TrainingData(
         _samples(records, config, tokenizer, say, "to train"),
-        _samples(held, config, tokenizer, say, "held out") if held else [],
+        _rows(_samples(held, config, tokenizer, say, "held out"), config.max_length) if held else [],
         preview[: config.num_preview_samples],
         inputs,
     )
+
+
+def _rows(samples: list[Sample], max_length: int) -> list[Batch]:
+    rows = plan_rows([sample.num_tokens for sample in samples], max_length, seed=0)
+    return [pack([samples[i] for i in row]) for row in rows]
 
 
 def _samples(
