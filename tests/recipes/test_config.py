@@ -114,8 +114,8 @@ def test_a_contradiction_names_its_line(recipe: Path) -> None:
 
 
 def test_heads_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match=r"num_heads is 3, and hidden_size \(256\)"):
-        load(PocketBuildConfig, None, {"num_heads": "3"})
+    with pytest.raises(ConfigError, match=r"num_heads is 5, and hidden_size \(192\)"):
+        load(PocketBuildConfig, None, {"num_heads": "5"})
 
 
 @pytest.mark.parametrize("given_as", ["q_proj, v_proj", ["q_proj", "v_proj"], ["q_proj,v_proj"]])

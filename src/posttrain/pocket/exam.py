@@ -58,7 +58,8 @@ class ExamItem:
 def exam_items(world: World, seed: int = 0, per_kind: int = 200) -> list[ExamItem]:
     """At most `per_kind` items of each kind, in the order of KINDS, the same for the same seed.
 
-    Completions and questions are on the same facts, a random sample of either half of the world. Sums are held-out ones. Instructions use words that fine-tuning does not.
+    Completions and questions are on the same facts, a random sample of either half of the world. Sums are held-out
+    ones. Instructions use words that fine-tuning does not.
     """
     rng = random.Random(f"exam:{seed}")
     facts = _drawn(world, rng, per_kind)
