@@ -203,3 +203,13 @@ class TestRestore:
         assert again("<|im_start|>", add_special_tokens=False)["input_ids"] == tokenizer.convert_tokens_to_ids(
             ["<|im_start|>"]
         )
+
+
+@pytest.mark.parametrize("name", ["runs/never-made", "./nowhere", "/nowhere/at/all", "a/b/c", "here/nothing"])
+def test_a_missing_folder_is_not_looked_for_on_the_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no such folder"):
+        load(name)

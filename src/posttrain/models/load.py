@@ -46,6 +46,8 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
     Raises ModelError with the mend where a tokenizer, weights in safetensors, or the base of an adapter is missing.
     """
     folder = Path(path)
+    if not folder.exists() and _looks_local(str(path)):
+        raise ModelError(f"{path}: no such folder; give the folder of a model or a run, or a Hub name (owner/name).")
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{path}: a model is a folder with config.json and *.safetensors, this is a file.")
     if (folder / "adapter_config.json").exists():
@@ -75,6 +77,15 @@ def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = Non
     if lm is not policy.model and stop_token_ids:
         lm.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a path that does not exist was meant as one, so that the network is not asked for it."""
+    return (
+        name.startswith((".", "/", "~", "runs/", "checkpoint-"))
+        or name.count("/") > 1
+        or ("/" in name and Path(name.split("/")[0]).is_dir())
+    )
 
 
 def _load_weights(path: str | Path, dtype: torch.dtype) -> Any:
