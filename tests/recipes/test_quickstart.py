@@ -57,6 +57,7 @@ def test_everything_is_written_and_said(journey: tuple[Path, str]) -> None:
     out, said = journey
     for name in ("summary.json", "run.json", "metrics.jsonl", "samples.jsonl", "exam.json", "report.html"):
         assert (out / name).stat().st_size > 0
+    assert json.loads((out / "run.json").read_text())["command"].startswith("posttrain quickstart")
     assert len((out / "samples.jsonl").read_text().splitlines()) == 5
     for words in ("What is the capital of Japan?", "half never asked", "posttrain chat", "posttrain sft"):
         assert words in said

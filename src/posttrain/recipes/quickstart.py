@@ -1,5 +1,6 @@
 """`posttrain quickstart`: the embedded base becomes an assistant, with an exam before and after."""
 
+import json
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from posttrain.models.load import Policy, load
 from posttrain.pocket.base import base_folder
 from posttrain.pocket.exam import exam_items
 from posttrain.pocket.world import build_world
+from posttrain.recipes.config import command
 from posttrain.recipes.exam import corpus_loss, take_exam
 from posttrain.recipes.preview import answer, write_samples
 from posttrain.recipes.quickstart_config import QuickstartConfig
@@ -78,6 +80,8 @@ def run(config: QuickstartConfig) -> int:
     after, loss_after = take_exam(tuned, items, chat=True), corpus_loss(tuned, world)
 
     folder = RunFolder(config.output_dir, resume=True)
+    record = json.loads((folder.path / "run.json").read_text(encoding="utf-8"))
+    folder.save("run.json", record | {"verb": config.verb, "command": command(config)})  # what makes it all again
     notes = [
         "Held out means: the questions about these subjects were answered nowhere, neither in pre-training nor in "
         "fine-tuning; the base met their facts only as statements. Fine-tuning opened access to what it knew.",
