@@ -73,6 +73,7 @@ def test_lora_trains_only_the_adapter_and_the_new_rows(posttrain: Any, base: Pat
     assert not (out / "model.safetensors").exists()
     record = json.loads((out / "run.json").read_text())["model"]
     assert record["trainable"] < record["parameters"] / 2
+    _assert_refused(posttrain(*flags(out, rows, tmp_path / "again")), ["is an adapter", "merge"])
     tuned, plain = load(out), load(base)
     words = dict(plain.model.named_parameters())
     for name, parameter in tuned.model.get_base_model().named_parameters():

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from posttrain.data.template import install_template
+from posttrain.errors import ModelError
 from posttrain.models.attention import install_attention
 from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, context_length, load
+from posttrain.models.logprobs import causal_lm
 from posttrain.models.lora import add_lora
 from posttrain.models.vocabulary import grow_embeddings
 from posttrain.pocket.base import base_folder
@@ -21,6 +23,11 @@ def load_policy(config: Any) -> tuple[Policy, bool]:
     """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
     chat template of its own."""
     policy = load(resolve_model(config.model))
+    if causal_lm(policy.model) is not policy.model:
+        raise ModelError(
+            f"{config.model} is an adapter, and training on top of one is not possible yet; name its base "
+            "(base_model_name_or_path in its adapter_config.json), or merge it with peft's merge_and_unload first."
+        )
     has_template = policy.tokenizer.chat_template is not None
     if config.chat_template or not has_template:
         install_template(policy.tokenizer, config.chat_template or "chatml")
