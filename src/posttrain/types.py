@@ -8,8 +8,9 @@ Shape suffixes used on tensors everywhere:
 `logp` is a log-probability (natural logarithm), `_coef` a coefficient, `num_` a count, `_s` seconds.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -18,25 +19,54 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the assistant asks to run. `arguments` is the text of a JSON object, as in OpenAI's API."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a tool call needs the name of a function")
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as text."""
+    """One turn of a conversation, as text.
+
+    `reasoning`: what an assistant thought before `content`. `tool_calls`: what it asked to run. `tool_call_id`: which
+    call a tool's message answers. `name`: who speaks, where a template shows it. `weight`: how much this assistant
+    turn counts in the loss; None leaves it to the recipe.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    weight: float | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise ValueError(f"role is {self.role!r}, expected one of {', '.join(ROLES)}")
         if not isinstance(self.content, str):
             raise ValueError(f"content of a {self.role} message is {type(self.content).__name__}, expected text")
+        if self.role != "assistant" and (self.reasoning or self.tool_calls or self.weight is not None):
+            raise ValueError(f"a {self.role} message has reasoning, tool calls or a weight; only an assistant's may")
+        if self.weight is not None and not 0 <= self.weight < float("inf"):
+            raise ValueError(f"weight is {self.weight}, expected a number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order. `source` says where they came from ("file:line"), for error messages."""
+    """Messages in order. `source` says where they came from ("file:line"), for error messages. `tools`: the JSON
+    schemas of the functions that the assistant may call, as in OpenAI's API."""
 
     messages: tuple[Message, ...]
     source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -53,6 +83,104 @@ class Document:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("a document needs text")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question without an answer to train on. `answer` is the gold answer and `fields` whatever else the data says
+    of it: for verifiers and judges, never for the loss."""
+
+    messages: tuple[Message, ...]
+    source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    answer: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError("a prompt needs at least one message")
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One prompt and two continuations; somebody preferred the first. An answer may have several messages."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.prompt and self.chosen and self.rejected):
+            raise ValueError("a preference needs a prompt, a chosen and a rejected answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One prompt, one answer, and how good it is: 1 good, 0 bad, or any number where the data has a scale."""
+
+    prompt: tuple[Message, ...]
+    response: tuple[Message, ...]
+    score: float
+    source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.prompt and self.response):
+            raise ValueError("a rating needs a prompt and an answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One prompt and its answers in an order of merit: `ranks[i]` is the place of `responses[i]`, 0 the best; equal
+    places are ties."""
+
+    prompt: tuple[Message, ...]
+    responses: tuple[tuple[Message, ...], ...]
+    ranks: tuple[float, ...]
+    source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.prompt or len(self.responses) < 2 or not all(self.responses):
+            raise ValueError("a ranking needs a prompt and at least two answers")
+        if len(self.ranks) != len(self.responses):
+            raise ValueError(f"got {len(self.ranks)} ranks for {len(self.responses)} answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A node of a message tree: a message, its place among its siblings (0 the best; None: nobody ranked it), and
+    the replies to it."""
+
+    message: Message
+    rank: float | None = None
+    replies: tuple["Turn", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTree:
+    """Every conversation that grew from one first message (Koepf et al., 2023)."""
+
+    root: Turn
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Principle:
+    """One rule of a constitution: how to criticise an answer by it, and how to revise the answer (Bai et al., 2022)."""
+
+    critique: str
+    revision: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.critique.strip() and self.revision.strip()):
+            raise ValueError("a principle needs a critique request and a revision request")
+
+
+Record = Conversation | Document | Prompt | Preference | Rating | Ranking | MessageTree | Principle
 
 
 @dataclass(frozen=True, slots=True)
