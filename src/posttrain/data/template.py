@@ -1,87 +1,135 @@
-"""Conversations to token ids and train masks, through the tokenizer's own chat template.
+"""Conversations to token ids and loss weights, through the tokenizer's own chat template.
 
-The mask is found by rendering prefixes and comparing, so it holds for any template. Two promises: control tokens come
-only from the template (a user who types one gets its characters), and the tokens before an answer are those that the
-model will be given when it is asked.
+What is trained is found by rendering prefixes and comparing, so it holds for any template. Two promises: control tokens
+come only from the template (a user who types one gets its characters), and the tokens before an answer are those that
+the model will be given when it is asked. A template may show an earlier answer otherwise once more turns follow (Qwen 3
+drops its reasoning); then the sample is a tree, and each answer is trained behind the prompt that it is given for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-
+from posttrain.data.branches import branch
+from posttrain.data.controls import Controls, free_mark
+from posttrain.data.encode import plain_backend, weigh, weigh_in_pieces
+from posttrain.data.forms import Form, form
+from posttrain.data.paths import REFUSALS, Path, Texts, answer_turns, find_paths, render_texts
+from posttrain.data.shipped import SHIPPED, shipped
 from posttrain.errors import DataError
 from posttrain.types import Conversation, Document, Message, Sample, Segment
 
-CHATML = (
-    "{{ bos_token or '' }}"
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+PROBES = (
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
 )
-SHIPPED = {"chatml": (CHATML, ("<|im_start|>", "<|im_end|>"))}
 
-# Private-use characters that stand inside a control token's text while the template is rendered.
-MARKS = "\ue000\ue001\ue002\ue003"
+
+@dataclass(frozen=True)
+class _Scribe:
+    """What is made once for a tokenizer and its template."""
+
+    backend: Any
+    controls: Controls
+    source: str  # of the template; "" where there is none
+
+
+_SCRIBES: "WeakKeyDictionary[Any, tuple[Any, _Scribe]]" = WeakKeyDictionary()
 
 
 def install_template(tokenizer: Any, name: str) -> int:
     """Give a tokenizer the shipped template `name` or the one in a Jinja file; returns how many tokens were added."""
     tokens: tuple[str, ...] = ()
+    spoken: tuple[str, ...] = ()
     if name in SHIPPED:
-        template, tokens = SHIPPED[name]
+        found = shipped(name)
+        template, tokens, spoken = found.text, found.tokens, found.spoken
+        if "eos_token" in template and tokenizer.eos_token is None:
+            raise DataError(f"template {name} ends answers with the end-of-text token, and this tokenizer has none.")
     else:
         try:
             with open(name, encoding="utf-8") as file:
                 template = file.read()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             known = ", ".join(SHIPPED)
             raise DataError(f"no chat template of that name ({known}) and no such file.", file=name) from error
     tokenizer.chat_template = template
-    return tokenizer.add_special_tokens(
-        {"extra_special_tokens": [token for token in tokens if token not in tokenizer.get_vocab()]}
-    )
+    # A token that is known but ordinary becomes special: only special tokens are kept out of everything that is typed.
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    from tokenizers import AddedToken
+
+    before = len(tokenizer)
+    missing = [token for token in tokens if token not in special]
+    tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in spoken if token not in known])
+    return len(tokenizer) - before
 
 
 def render(conversation: Conversation, tokenizer: Any, *, prompt_weight: float = 0.0, train_on: str = "all") -> Sample:
-    """Token ids and loss weights of one conversation: 1 on what the assistant says, its stop token included.
+    """Token ids and loss weights of one conversation: on what the assistant says, its stop token included, the weight
+    of the message (1 where it has none).
 
-    `prompt_weight`: the weight of every other token. `train_on`: 'all' assistant turns, or the 'last' one only.
-    Raises DataError where there is no assistant turn, or where the template cannot be split there.
+    `prompt_weight`: the weight of every other token. `train_on`: 'all' assistant turns, or the 'last' one only. What
+    follows the last trained answer is left away. The sample is one segment, or a tree where the template shows
+    earlier turns otherwise once more turns follow.
+
+    Raises DataError where there is no assistant turn, or where the template cannot be split at one.
     """
-    source = conversation.source
-    turns = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-    if not turns:
-        raise DataError("no assistant turn, so there is nothing to train on.", file=source, field="messages")
-    mark, messages = _escape(conversation.messages, tokenizer)
-    text = _render(messages, tokenizer, source)
-    spans = [_turn_span(messages, turn, text, tokenizer, source) for turn in turns]
-    ids, places = _encode(text, [start for start, _ in spans], tokenizer, mark)
-    trained = spans if train_on == "all" else spans[-1:]
-    weights = [1.0 if any(a <= s and e <= b for a, b in trained) else prompt_weight for s, e in places]
-    weights[0] = 0.0
-    return Sample((Segment(tuple(ids), tuple(weights)),), source)
+    (sample,) = render_many([conversation], tokenizer, prompt_weight=prompt_weight, train_on=train_on)
+    if isinstance(sample, DataError):
+        raise sample
+    return sample
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+def render_many(
+    conversations: Sequence[Conversation], tokenizer: Any, *, prompt_weight: float = 0.0, train_on: str = "all"
+) -> list[Sample | DataError]:
+    """`render` for many conversations at once, several times as fast; an error takes the place of its sample."""
+    scribe = _scribe(tokenizer)
+    planned = _plan(conversations, tokenizer, scribe, train_on)
+    texts = [path.text for found in planned if not isinstance(found, DataError) and not found[0] for path in found[1]]
+    encodings = iter(scribe.backend.encode_batch(texts, add_special_tokens=False))
+    samples: list[Sample | DataError] = []
+    for conversation, found in zip(conversations, planned, strict=True):
+        if isinstance(found, DataError):
+            samples.append(found)
+            continue
+        mark, paths = found
+        rows = []
+        for path in paths:
+            row = None if mark else weigh(next(encodings), path.text, path.spans, path.cuts, prompt_weight)
+            if row is None:
+                row = weigh_in_pieces(scribe.backend, path.text, path.spans, path.cuts, prompt_weight, mark)
+            row[1][0] = 0.0  # nothing predicts the first token
+            rows.append(row)
+        samples.append(Sample(branch(rows), conversation.source))
+    return samples
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: Any, tools: tuple[Mapping[str, Any], ...] = ()) -> list[int]:
     """The token ids that ask the assistant for its next turn."""
-    mark, escaped = _escape(messages, tokenizer)
-    text = _render(escaped, tokenizer, "", add_generation_prompt=True)
-    answers = [turn for turn, message in enumerate(messages) if turn and message.role == "assistant"]
-    starts = [_render(escaped[:turn], tokenizer, "", add_generation_prompt=True) for turn in answers]
+    scribe = _scribe(tokenizer)
+    _require_template(tokenizer, "")
+    turns = [turn for turn, message in enumerate(messages) if turn and message.role == "assistant"]
+    requests = [(0, turn, True) for turn in (*turns, len(messages))]
+    shown, texts = _texts_of(Conversation(tuple(messages), "", tools), requests, tokenizer, scribe)
+    text = texts[requests[-1]]
+    starts = [texts[request] for request in requests[:-1]]
     # Earlier answers are cut where `render` cuts them, so that the history is the one that was trained on.
-    return _encode(text, [len(start) for start in starts if text.startswith(start)], tokenizer, mark)[0]
+    cuts = [len(start) for start in starts if text.startswith(start)]
+    return weigh_in_pieces(scribe.backend, text, [], cuts, 0.0, shown.mark)[0]
 
 
 def render_document(document: Document, tokenizer: Any) -> Sample:
     """Plain text between the tokenizer's begin and end tokens; all of it is trained but the first token."""
-    mark, (message,) = _escape([Message("user", document.text)], tokenizer)
-    ids, _ = _encode(message["content"], [], tokenizer, mark)
-    if tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id, *ids]
-    if tokenizer.eos_token_id is not None:
-        ids = [*ids, tokenizer.eos_token_id]
+    scribe = _scribe(tokenizer)
+    mark = free_mark([document.text]) if scribe.controls.typed_in(document.text) else ""
+    text = scribe.controls.escape(document.text, mark) if mark else document.text
+    ids, _ = weigh_in_pieces(scribe.backend, text, [], [], 1.0, mark)
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = ([] if begin is None else [begin]) + ids + ([] if end is None else [end])
     return Sample((Segment(tuple(ids), (0.0,) + (1.0,) * (len(ids) - 1)),), document.source)
 
 
@@ -90,93 +138,99 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
     if tokenizer.chat_template is None:
         return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     probe = Conversation((Message("user", "a"), Message("assistant", "b")))
-    segment = render(probe, tokenizer).segments[0]
+    segment = render(probe, tokenizer).segments[-1]
     last = max(i for i, weight in enumerate(segment.weights) if weight)
     ends = [segment.token_ids[last], tokenizer.eos_token_id]
     return list(dict.fromkeys(token for token in ends if token is not None))
 
 
-def truncate(sample: Sample, max_length: int) -> Sample | None:
-    """The first `max_length` tokens of a one-segment sample; None where nothing trained is left of it."""
-    (segment,) = sample.segments
-    if len(segment.token_ids) > max_length:
-        segment = Segment(segment.token_ids[:max_length], segment.weights[:max_length])
-        sample = Sample((segment,), sample.source)
-    return sample if sample.num_trained else None
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that only the template may turn into their token, longest first."""
+    return _scribe(tokenizer).controls.texts
 
 
-def _controls(tokenizer: Any) -> list[str]:
-    """Texts that the tokenizer turns into special tokens, longest first."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(special, key=len, reverse=True)
+def _scribe(tokenizer: Any) -> _Scribe:
+    key = (str(tokenizer.chat_template), len(tokenizer), len(tokenizer.all_special_tokens))
+    kept = _SCRIBES.get(tokenizer)
+    if kept is None or kept[0] != key:
+        template = tokenizer.chat_template or ""
+        source = template if isinstance(template, str) else "\n".join(template.values())
+        backend = plain_backend(tokenizer)
+        # A template may put a token together from parts, so what it writes is looked at as well as its source.
+        controls = Controls(tokenizer, backend, source + (_probe(tokenizer) if source else ""))
+        kept = _SCRIBES[tokenizer] = (key, _Scribe(backend, controls, source))
+    return kept[1]
 
 
-def _escape(messages: Iterable[Message], tokenizer: Any) -> tuple[str, list[dict[str, str]]]:
-    """Break up control tokens typed in a message with a mark that nobody typed; the mark goes away with the ids."""
-    messages = list(messages)
-    everything = "".join(message.content for message in messages)
-    mark = next((mark for mark in MARKS if mark not in everything), None)
-    if mark is None:
-        raise DataError("the text uses every private-use character from U+E000 to U+E003; remove one.")
-    escaped = []
-    for message in messages:
-        content = message.content
-        for control in _controls(tokenizer):
-            content = content.replace(control, control[0] + mark + control[1:])
-        escaped.append({"role": message.role, "content": content})
-    return mark, escaped
+def _probe(tokenizer: Any) -> str:
+    written = []
+    for messages in PROBES:
+        for ask in (True, False):
+            try:
+                written += tokenizer.apply_chat_template([messages], tokenize=False, add_generation_prompt=ask)
+            except REFUSALS:  # not every template takes every role; the records say so themselves
+                continue
+    return "\n".join(written)
 
 
-def _render(messages: list[dict[str, str]], tokenizer: Any, source: str, *, add_generation_prompt: bool = False) -> str:
+Planned = tuple[str, list[Path]] | DataError  # the mark, and what is to be encoded
+
+
+def _plan(conversations: Sequence[Conversation], tokenizer: Any, scribe: _Scribe, train_on: str) -> list[Planned]:
+    """The texts of all conversations from few calls of the template; one by one where a record stops such a call."""
+    forms: dict[int, Form] = {}
+    turns: dict[int, tuple[list[int], dict[int, float]]] = {}
+    failed: dict[int, DataError] = {}
+    for number, conversation in enumerate(conversations):
+        try:
+            _require_template(tokenizer, conversation.source)
+            turns[number] = answer_turns(conversation, train_on)
+            forms[number] = form(conversation, scribe.controls, scribe.source)
+        except DataError as error:
+            failed[number] = error
+    try:
+        texts = render_texts(tokenizer, forms, [r for number in forms for r in _requests(number, *turns[number])])
+    except REFUSALS:
+        texts = {}
+    planned: list[Planned] = []
+    for number, conversation in enumerate(conversations):
+        try:
+            if number in failed:
+                raise failed[number]
+            requests = _requests(number, *turns[number])
+            shown = forms[number]
+            if requests[0] not in texts:
+                requests = _requests(0, *turns[number])
+                shown, alone = _texts_of(conversation, requests, tokenizer, scribe)
+            else:
+                alone = {(0, length, ask): texts[number, length, ask] for _, length, ask in requests}
+            planned.append((shown.mark, find_paths(shown, *turns[number], alone, scribe.controls)))
+        except DataError as error:
+            planned.append(error)
+    return planned
+
+
+def _requests(number: int, turns: Sequence[int], trained: Mapping[int, float]) -> list[tuple[int, int, bool]]:
+    last = max(trained)
+    return [r for turn in turns if turn <= last for r in ((number, turn, True), (number, turn + 1, False))]
+
+
+def _texts_of(
+    conversation: Conversation, requests: Sequence[tuple[int, int, bool]], tokenizer: Any, scribe: _Scribe
+) -> tuple[Form, Texts]:
+    """One conversation's texts. Tool-call arguments are given as objects, and as text to a template that wants that."""
+    for arguments_as_text in (False, True):
+        shown = form(conversation, scribe.controls, scribe.source, arguments_as_text=arguments_as_text)
+        try:
+            return shown, render_texts(tokenizer, {0: shown}, requests)
+        except TypeError as error:
+            refusal: Exception = error
+        except REFUSALS as error:
+            refusal = error
+            break
+    raise DataError(f"the chat template refuses this conversation: {refusal}", file=conversation.source) from refusal
+
+
+def _require_template(tokenizer: Any, source: str) -> None:
     if tokenizer.chat_template is None:
         raise DataError("the tokenizer has no chat template; name one (chat_template: chatml).", file=source)
-    try:
-        # A list of one conversation, since an empty conversation alone is refused.
-        (text,) = tokenizer.apply_chat_template([messages], tokenize=False, add_generation_prompt=add_generation_prompt)
-        return text
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses this conversation: {error}", file=source) from error
-
-
-def _turn_span(messages: list[dict[str, str]], turn: int, text: str, tokenizer: Any, source: str) -> tuple[int, int]:
-    """Characters [start, end) of what the assistant says in one turn, through its stop token."""
-    before = _render(messages[:turn], tokenizer, source, add_generation_prompt=True)
-    through = _render(messages[: turn + 1], tokenizer, source)
-    if not (text.startswith(before) and text.startswith(through) and len(through) > len(before)):
-        raise DataError(
-            "the chat template writes this turn differently when more follows, so what is trained cannot be told "
-            "from the prompt; use another template (chat_template: chatml).",
-            file=source,
-            field=f"messages[{turn}]",
-        )
-    said = through[len(before) :].rstrip()
-    if not said.endswith(tuple(_controls(tokenizer))):
-        raise DataError(
-            "the chat template ends an assistant turn without a stop token, so the model would never learn to stop; "
-            "use another template (chat_template: chatml).",
-            file=source,
-            field=f"messages[{turn}]",
-        )
-    return len(before), len(before) + len(said)
-
-
-def _encode(text: str, cuts: Sequence[int], tokenizer: Any, mark: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and character places. Text is cut only where a token would straddle the start of an answer: the model is
-    given the prompt alone when it is asked, so it must meet the same prompt tokens here."""
-    ids, places = _encode_piece(text, tokenizer, mark)
-    for cut in cuts:
-        if any(start < cut < end for start, end in places):
-            head, head_places = _encode(text[:cut], cuts, tokenizer, mark)
-            tail, tail_places = _encode(text[cut:], [c - cut for c in cuts if c > cut], tokenizer, mark)
-            return head + tail, head_places + [(s + cut, e + cut) for s, e in tail_places]
-    return ids, places
-
-
-def _encode_piece(text: str, tokenizer: Any, mark: str) -> tuple[list[int], list[tuple[int, int]]]:
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    kept = [
-        (token, place)
-        for token, place in zip(out["input_ids"], out["offset_mapping"], strict=True)
-        if text[place[0] : place[1]] != mark
-    ]
-    return [token for token, _ in kept], [tuple(place) for _, place in kept]

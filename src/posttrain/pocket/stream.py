@@ -7,7 +7,8 @@ from itertools import accumulate
 from typing import Any
 
 from posttrain.data.stream import Stream
-from posttrain.data.template import render_document, truncate
+from posttrain.data.branches import fit
+from posttrain.data.template import render_document
 from posttrain.pocket.corpus import PHASES, documents
 from posttrain.pocket.world import World
 from posttrain.types import Batch, Document, Sample
@@ -57,6 +58,4 @@ class WorldStream:
     def _samples(self, shard: int) -> Iterator[Sample]:
         phase = min(bisect_right(self.ends, shard * STEPS_PER_SHARD), len(PHASES) - 1)
         for kind, text in documents(self.world, self.seed * 100_000 + shard + 1, PHASES[phase].mixture):
-            sample = truncate(render_document(Document(text, kind), self.tokenizer), self.row_tokens)
-            if sample is not None:
-                yield sample
+            yield from fit(render_document(Document(text, kind), self.tokenizer), self.row_tokens)

@@ -9,7 +9,8 @@ from typing import Any
 from posttrain.data.batch import pack
 from posttrain.data.packing import plan_rows
 from posttrain.data.sources import Record, read
-from posttrain.data.template import render, render_document, truncate
+from posttrain.data.branches import fit
+from posttrain.data.template import render, render_document
 from posttrain.errors import DataError
 from posttrain.pocket.chat import chat_conversations, eval_conversations
 from posttrain.pocket.world import build_world
@@ -85,10 +86,10 @@ def _samples(
         else:
             whole = render_document(record, tokenizer)
         is_long = whole.num_tokens > config.max_length
-        sample = None if is_long and config.truncation == "drop" else truncate(whole, config.max_length)
+        kept = [] if is_long and config.truncation == "drop" else fit(whole, config.max_length)
         long += is_long
-        lost += sample is None
-        samples += [] if sample is None else [sample]
+        lost += not kept
+        samples += kept
     if not samples:
         raise DataError(
             f"nothing is left {what}: of {len(records):,} records {long:,} are over max_length ({config.max_length} "
