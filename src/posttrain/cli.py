@@ -35,6 +35,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.sft:run",
         "Supervised fine-tuning on conversations, prompt and answer pairs, or plain text.",
     ),
+    "run": (
+        "posttrain.recipes.pipeline_config:PipelineConfig",
+        "posttrain.recipes.pipeline:run",
+        "Run the stages of a recipe one after the other, each on the model of the one before.",
+    ),
     "chat": (
         "posttrain.recipes.chat_config:ChatConfig",
         "posttrain.recipes.chat:run",
@@ -54,6 +59,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.pocket_config:PocketBuildConfig",
         "posttrain.recipes.pocket:run",
         "Train the embedded base model again, from nothing.",
+    ),
+    "pocket exam": (
+        "posttrain.recipes.pocket_exam_config:PocketExamConfig",
+        "posttrain.recipes.pocket_exam:run",
+        "Ask a model what it knows of the pocket world: accuracy with intervals.",
     ),
 }
 

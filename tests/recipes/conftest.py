@@ -71,7 +71,7 @@ def _rows() -> Iterator[dict[str, object]]:
     for number in range(60):
         yield {
             "messages": [
-                {"role": "user", "content": f"say {number % 10} twice"},
+                {"role": "user", "content": f"{number}: say {number % 10} twice"},
                 {"role": "assistant", "content": f"{number % 10} {number % 10}"},
             ]
         }

@@ -1,9 +1,13 @@
-"""Rendered text to token ids and loss weights. Text is cut only where a token would straddle the start of an answer:
-the model is given the prompt alone when it is asked, so it must meet the same prompt tokens in training."""
+"""Rendered text to token ids and loss weights. Text is cut at the start of an answer only where the tokens before it
+would else be others: the model is given the prompt alone when it is asked, so it must meet the same in training."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
+
+from posttrain.data.controls import MARKS
 
 Span = tuple[int, int, float]  # characters [start, end) of what an assistant says, and its weight
 Tokens = tuple[list[int], list[float]]  # ids and weights
@@ -21,18 +25,50 @@ def plain_backend(tokenizer: Any) -> Any:
     return backend
 
 
-def weigh(encoding: Any, text: str, spans: Sequence[Span], cuts: Sequence[int], prompt_weight: float) -> Tokens | None:
-    """Ids and weights of a text without marks; None where a token straddles a cut or the end of a span."""
+class Engine:
+    """The backend of a tokenizer, and what it makes of a prompt that stands alone."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self._added = frozenset(backend.get_added_tokens_decoder())
+        self._alone: Callable[[str], list[int]] = lru_cache(maxsize=4096)(self._encode)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def stands_alone(self, ids: Sequence[int], token: int, start_of: Callable[[int], int], text: str, cut: int) -> bool:
+        """Whether the tokens before a cut are those of the text before it alone. A pre-tokeniser may look ahead:
+        GPT-2's takes two newlines apart before a word, and leaves them together at the end of a text.
+
+        `token`: the first one at or behind the cut. Added tokens split a text before anything else does, so that only
+        what stands behind the last of them has to be looked at.
+        """
+        first = token
+        while first > 0:
+            first -= 1
+            if ids[first] in self._added:
+                break
+        start = start_of(first) if first else 0
+        return list(ids[first:token]) == self._alone(text[start:cut])
+
+
+def weigh(
+    engine: Engine, encoding: Any, text: str, spans: Sequence[Span], cuts: Sequence[int], prompt_weight: float
+) -> Tokens | None:
+    """Ids and weights of a text without marks; None where the text has to be cut."""
     ids: list[int] = encoding.ids
     weights = [prompt_weight] * len(ids)
     for cut in cuts:
         token = _token_at(encoding, cut, len(text))
         if token < len(ids) and encoding.token_to_chars(token)[0] < cut:
             return None
+        if not engine.stands_alone(ids, token, lambda at: int(encoding.token_to_chars(at)[0]), text, cut):
+            return None
     for start, end, weight in spans:
         first, last = _token_at(encoding, start, end), _token_at(encoding, end - 1, end)
-        if last < len(ids) and encoding.token_to_chars(last)[1] > end:
-            return None
+        if last < len(ids) and text[end : encoding.token_to_chars(last)[1]].strip():
+            return None  # more than the white space that a stop token may swallow
         weights[first : last + 1] = [weight] * (last + 1 - first)
     return ids, weights
 
@@ -47,34 +83,55 @@ def _token_at(encoding: Any, char: int, end: int) -> int:
 
 
 def weigh_in_pieces(
-    backend: Any, text: str, spans: Sequence[Span], cuts: Sequence[int], prompt_weight: float, mark: str
+    engine: Engine, text: str, spans: Sequence[Span], cuts: Sequence[int], prompt_weight: float, mark: str
 ) -> Tokens:
     """The same for any text: cut where a token straddles, without the tokens of the mark."""
-    ids, places = _pieces(backend, text, sorted(cuts), mark)
-    weights = [prompt_weight] * len(ids)
-    starts = [start for start, _ in places]
+    pieces = _pieces(engine, text, sorted(cuts), mark)
+    weights = [prompt_weight] * len(pieces)
+    starts = [start for _, (start, _) in pieces]
     for start, end, weight in spans:
-        for token in range(bisect.bisect_left(starts, start), len(ids)):
+        for token in range(bisect.bisect_left(starts, start), len(pieces)):
             if starts[token] >= end:
                 break
-            if places[token][1] <= end:
+            if not text[end : pieces[token][1][1]].strip():  # a stop token may swallow the white space behind it
                 weights[token] = weight
-    return ids, weights
+    return [token for token, _ in pieces], weights
 
 
-def _pieces(backend: Any, text: str, cuts: Sequence[int], mark: str) -> tuple[list[int], list[tuple[int, int]]]:
-    encoding = backend.encode(text, add_special_tokens=False)
-    offsets: list[tuple[int, int]] = encoding.offsets
+Piece = tuple[int, tuple[int, int]]  # a token and its characters
+
+
+def _pieces(engine: Engine, text: str, cuts: Sequence[int], mark: str, guard: str = "") -> list[Piece]:
+    """`guard`: a character in front, which holds off the space that some tokenizers put at the start of a text."""
+    encoding = engine.backend.encode(guard + text, add_special_tokens=False)
+    front = len(guard)
+    found = [(t, (s - front, e - front)) for t, (s, e) in zip(encoding.ids, encoding.offsets, strict=True)]
+    found = [piece for piece in found if piece[1][1] > 0 or not guard]
     marks = [place for place, character in enumerate(text) if character == mark] if mark else []
-    # A token must not reach over a mark either: what it says there would stay.
-    walls = [*cuts, *(edge for place in marks for edge in (place, place + 1))]
-    starts = [start for start, _ in offsets]
-    for wall in walls:
-        before = bisect.bisect_left(starts, wall) - 1
-        if before >= 0 and offsets[before][1] > wall:
-            head, head_places = _pieces(backend, text[:wall], [c for c in cuts if c < wall], mark)
-            tail, tail_places = _pieces(backend, text[wall:], [c - wall for c in cuts if c > wall], mark)
-            return head + tail, head_places + [(start + wall, end + wall) for start, end in tail_places]
+    walls = _walls(engine, text, cuts, marks, found)
+    if walls:
+        hold = next((free for free in MARKS if free not in text), "")
+        pieces: list[Piece] = []
+        for start, stop in pairwise([0, *walls, len(text)]):
+            within = [cut - start for cut in cuts if start < cut < stop]
+            inner = _pieces(engine, text[start:stop], within, mark, hold if start else guard)
+            pieces += [(token, (first + start, last + start)) for token, (first, last) in inner]
+        return pieces
     hidden = {(place, place + 1) for place in marks}
-    kept = [(token, place) for token, place in zip(encoding.ids, offsets, strict=True) if place not in hidden]
-    return [token for token, _ in kept], [place for _, place in kept]
+    return [piece for piece in found if piece[1] not in hidden]
+
+
+def _walls(engine: Engine, text: str, cuts: Sequence[int], marks: Sequence[int], found: Sequence[Piece]) -> list[int]:
+    """The places where the text has to be cut: a token reaches over the start of an answer, or is another because of
+    it, or reaches over a mark, so that what it says there would stay."""
+    ids, places = [token for token, _ in found], [place for _, place in found]
+    starts = [start for start, _ in places]
+    walls = set()
+    for wall in (*cuts, *(edge for place in marks for edge in (place, place + 1))):
+        behind = bisect.bisect_left(starts, wall)
+        straddled = behind > 0 and places[behind - 1][1] > wall
+        if 0 < wall < len(text) and (
+            straddled or (wall in cuts and not engine.stands_alone(ids, behind, starts.__getitem__, text, wall))
+        ):
+            walls.add(wall)
+    return sorted(walls)

@@ -1,6 +1,7 @@
 """Which characters of a rendered conversation are answers: found by rendering prefixes and comparing, never from a
 list of known templates."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,14 @@ def _span(before: str, through: str, turn: int, form: Form, controls: Controls) 
             field=place,
         )
     said = through[len(before) :].rstrip()
+    missing = next((words for words in _words(form.messages[turn]) if not _shows(said, words)), None)
+    if missing is not None:
+        raise DataError(
+            f"the chat template does not show {missing[:40]!r} of this turn, so the model would learn to leave it out; "
+            f"{OTHER}.",
+            file=form.source,
+            field=place,
+        )
     stop = next((text for text in controls.texts if said.endswith(text)), None)
     # A stop token that the assistant's own text ends with is none of the template's.
     if stop is None or form.messages[turn]["content"].rstrip().endswith(stop):
@@ -113,3 +122,14 @@ def render_texts(tokenizer: Any, forms: dict[int, Form], requests: Sequence[Requ
                 shown, tools=forms[number].tools, tokenize=False, add_generation_prompt=ask
             )
     return texts
+
+
+def _words(message: dict[str, Any]) -> list[str]:
+    """What must be seen of an answer: its last line (a template may take a block of thoughts from the front), and the
+    functions that it calls."""
+    last = message["content"].rstrip().rpartition("\n")[2].strip()
+    return [last] + [call["function"]["name"] for call in message.get("tool_calls", ())]
+
+
+def _shows(said: str, words: str) -> bool:
+    return words in said or json.dumps(words, ensure_ascii=False) in said

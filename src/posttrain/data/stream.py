@@ -2,12 +2,14 @@
 
 import bisect
 import math
-import random
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from posttrain.data.batch import pack
-from posttrain.data.packing import plan_rows
+from posttrain.data.mixture import Amount, Part, amounts, epoch_order, rates
+from posttrain.data.packing import Rows, ordered_rows, shuffled_rows
 from posttrain.errors import DataError
 from posttrain.types import Batch, Sample
 
@@ -17,6 +19,10 @@ class Stream:
 
     With `packing` a row holds as many samples as fit into `max_length`; without it, one. Neither has padding. The
     last step of an epoch may have fewer batches than the others; none spans two epochs.
+
+    Without `parts` an epoch is every sample once; with them it is what `mixture.epoch_order` says, and the samples of
+    a part keep the order of its walk, up to the window that rows are packed from. Samples that know their lengths
+    (`length_S`) and trained tokens (`trained_S`) as arrays are planned without being read.
     """
 
     def __init__(
@@ -28,13 +34,21 @@ class Stream:
         accumulation: int = 1,
         packing: bool = True,
         seed: int = 0,
+        parts: Sequence[Part] | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        if not samples:
+        if not len(samples):
             raise DataError("no sample to train on.")
         self.samples = samples
         self.max_length, self.batch_size, self.accumulation = max_length, batch_size, accumulation
         self.packing, self.seed = packing, seed
-        self.lengths = [sample.num_tokens for sample in samples]
+        self.parts, self.temperature = parts, temperature
+        self.length_S = _lengths(samples)
+        if parts is not None:
+            rates(parts, temperature)  # what does not go together is refused now, not at the first step
+        for part in parts or ():
+            if part.indices.max() >= len(samples):
+                raise ValueError(f"{part.title}: index {part.indices.max()} of {len(samples)} samples")
         self._ends: list[int] = []  # steps up to and including each epoch planned so far
         self._plan = lru_cache(maxsize=2)(self._plan_epoch)
 
@@ -51,16 +65,30 @@ class Stream:
         if step == 0:
             return 0.0
         epoch, within = self._locate(step - 1)
-        return epoch + (within + 1) / len(self._plan(epoch))
+        return epoch + (within + 1) / (self._end(epoch) - (step - 1 - within))
 
     def step(self, step: int) -> list[Batch]:
         """The packed batches of one optimiser step."""
         epoch, within = self._locate(step)
-        return [
-            pack([self.samples[i] for row in batch for i in row])
-            for batch in self._plan(epoch)[within]
-            if any(self.samples[i].num_trained for row in batch for i in row)
-        ]
+        rows, per_step = self._plan(epoch), self.batch_size * self.accumulation
+        stop = min(len(rows), (within + 1) * per_step)
+        batches = (
+            rows.span(row, min(stop, row + self.batch_size)) for row in range(within * per_step, stop, self.batch_size)
+        )
+        return [pack([self.samples[i] for i in batch]) for batch in batches if self._is_trained(batch)]
+
+    def mixture(self, num_epochs: float = 1.0) -> list[Amount]:
+        """What each part gives in so many epochs (`mixture.describe` says it in words); empty without parts."""
+        if self.parts is None:
+            return []
+        return amounts(self.parts, num_epochs, seed=self.seed, length_S=self.length_S, temperature=self.temperature)
+
+    def _is_trained(self, batch: list[int]) -> bool:
+        """Whether anything of it is: with packing off, a sample whose answer was cut off stands alone."""
+        trained_S = getattr(self.samples, "trained_S", None)
+        if trained_S is not None:
+            return bool(trained_S[batch].any())
+        return any(self.samples[i].num_trained for i in batch)
 
     def _locate(self, step: int) -> tuple[int, int]:
         while not self._ends or self._ends[-1] <= step:
@@ -71,16 +99,20 @@ class Stream:
     def _end(self, epoch: int) -> int:
         while len(self._ends) <= epoch:
             before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + len(self._plan(len(self._ends))))
+            rows = self._plan(len(self._ends))
+            self._ends.append(before + math.ceil(len(rows) / (self.batch_size * self.accumulation)))
         return self._ends[epoch]
 
-    def _plan_epoch(self, epoch: int) -> list[list[list[list[int]]]]:
-        """steps -> batches -> rows -> sample indices."""
-        seed = self.seed * 1_000_003 + epoch
-        if self.packing:
-            rows = plan_rows(self.lengths, self.max_length, seed=seed)
-        else:
-            rows = [[i] for i in range(len(self.samples))]
-            random.Random(seed).shuffle(rows)
-        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        return [batches[i : i + self.accumulation] for i in range(0, len(batches), self.accumulation)]
+    def _plan_epoch(self, epoch: int) -> Rows:
+        seed, capacity = self.seed * 1_000_003 + epoch, self.max_length if self.packing else None
+        if self.parts is None:
+            return shuffled_rows(self.length_S, capacity, seed=seed)
+        order_S = epoch_order(self.parts, epoch, seed=self.seed, temperature=self.temperature, length_S=self.length_S)
+        return ordered_rows(order_S, self.length_S, capacity, seed=seed)
+
+
+def _lengths(samples: Sequence[Sample]) -> np.ndarray:
+    length_S = getattr(samples, "length_S", None)
+    if length_S is not None:
+        return length_S
+    return np.fromiter((sample.num_tokens for sample in samples), np.int64, len(samples))

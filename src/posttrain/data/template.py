@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from posttrain.data.branches import branch
 from posttrain.data.controls import Controls, free_mark
-from posttrain.data.encode import plain_backend, weigh, weigh_in_pieces
+from posttrain.data.encode import Engine, plain_backend, weigh, weigh_in_pieces
 from posttrain.data.forms import Form, form
 from posttrain.data.paths import REFUSALS, Path, Texts, answer_turns, find_paths, render_texts
 from posttrain.data.shipped import SHIPPED, shipped
@@ -30,7 +30,7 @@ PROBES = (
 class _Scribe:
     """What is made once for a tokenizer and its template."""
 
-    backend: Any
+    engine: Engine
     controls: Controls
     source: str  # of the template; "" where there is none
 
@@ -90,7 +90,7 @@ def render_many(
     scribe = _scribe(tokenizer)
     planned = _plan(conversations, tokenizer, scribe, train_on)
     texts = [path.text for found in planned if not isinstance(found, DataError) and not found[0] for path in found[1]]
-    encodings = iter(scribe.backend.encode_batch(texts, add_special_tokens=False))
+    encodings = iter(scribe.engine.backend.encode_batch(texts, add_special_tokens=False))
     samples: list[Sample | DataError] = []
     for conversation, found in zip(conversations, planned, strict=True):
         if isinstance(found, DataError):
@@ -99,9 +99,11 @@ def render_many(
         mark, paths = found
         rows = []
         for path in paths:
-            row = None if mark else weigh(next(encodings), path.text, path.spans, path.cuts, prompt_weight)
+            row = (
+                None if mark else weigh(scribe.engine, next(encodings), path.text, path.spans, path.cuts, prompt_weight)
+            )
             if row is None:
-                row = weigh_in_pieces(scribe.backend, path.text, path.spans, path.cuts, prompt_weight, mark)
+                row = weigh_in_pieces(scribe.engine, path.text, path.spans, path.cuts, prompt_weight, mark)
             row[1][0] = 0.0  # nothing predicts the first token
             rows.append(row)
         samples.append(Sample(branch(rows), conversation.source))
@@ -119,7 +121,7 @@ def render_prompt(messages: Sequence[Message], tokenizer: Any, tools: tuple[Mapp
     starts = [texts[request] for request in requests[:-1]]
     # Earlier answers are cut where `render` cuts them, so that the history is the one that was trained on.
     cuts = [len(start) for start in starts if text.startswith(start)]
-    return weigh_in_pieces(scribe.backend, text, [], cuts, 0.0, shown.mark)[0]
+    return weigh_in_pieces(scribe.engine, text, [], cuts, 0.0, shown.mark)[0]
 
 
 def render_document(document: Document, tokenizer: Any) -> Sample:
@@ -127,7 +129,7 @@ def render_document(document: Document, tokenizer: Any) -> Sample:
     scribe = _scribe(tokenizer)
     mark = free_mark([document.text]) if scribe.controls.typed_in(document.text) else ""
     text = scribe.controls.escape(document.text, mark) if mark else document.text
-    ids, _ = weigh_in_pieces(scribe.backend, text, [], [], 1.0, mark)
+    ids, _ = weigh_in_pieces(scribe.engine, text, [], [], 1.0, mark)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = ([] if begin is None else [begin]) + ids + ([] if end is None else [end])
     return Sample((Segment(tuple(ids), (0.0,) + (1.0,) * (len(ids) - 1)),), document.source)
@@ -137,8 +139,11 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
     """What ends an assistant turn in this template, and the tokenizer's own end of text (alone, without a template)."""
     if tokenizer.chat_template is None:
         return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    probe = Conversation((Message("user", "a"), Message("assistant", "b")))
-    segment = render(probe, tokenizer).segments[-1]
+    # Some templates ask with a block of thoughts, so that only an answer with thoughts stands behind their prompt.
+    probes = [Conversation((Message("user", "a"), Message("assistant", "b", thought))) for thought in ("", "c")]
+    found = render_many(probes, tokenizer)
+    sample = next((sample for sample in found if isinstance(sample, Sample)), None) or render(probes[0], tokenizer)
+    segment = sample.segments[-1]
     last = max(i for i, weight in enumerate(segment.weights) if weight)
     ends = [segment.token_ids[last], tokenizer.eos_token_id]
     return list(dict.fromkeys(token for token in ends if token is not None))
@@ -158,7 +163,7 @@ def _scribe(tokenizer: Any) -> _Scribe:
         backend = plain_backend(tokenizer)
         # A template may put a token together from parts, so what it writes is looked at as well as its source.
         controls = Controls(tokenizer, backend, source + (_probe(tokenizer) if source else ""))
-        kept = _SCRIBES[tokenizer] = (key, _Scribe(backend, controls, source))
+        kept = _SCRIBES[tokenizer] = (key, _Scribe(Engine(backend), controls, source))
     return kept[1]
 
 

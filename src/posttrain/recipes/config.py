@@ -131,6 +131,8 @@ def _fault(model: type[Config], detail: ErrorDetails, given: Mapping[str, object
     if detail["type"] == "value_error":
         said = str(detail["ctx"]["error"])
         return f"{places.get(key or said.split()[0], '')}{said}."
+    if len(detail["loc"]) > 1 and (entry := _entry_of(model.model_fields[key])):
+        return places[key] + _entry_fault(key, detail, entry)
     if detail["type"] == "missing":
         return f"{key} is required: give {flag(key)}, or the key {key} in a recipe file."
     if detail["type"] == "extra_forbidden":
@@ -138,6 +140,27 @@ def _fault(model: type[Config], detail: ErrorDetails, given: Mapping[str, object
     # A place with a file in it means that the value came from there, and keys are written plainly in a file.
     name = key if places[key] else flag(key)
     return f"{places[key]}{name} is {given[key]!r}, expected {expected(model.model_fields[key])}."
+
+
+def _entry_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of the mappings that a list may hold; None where it holds plain values."""
+    inner = [kind for member in members(field) for kind in typing.get_args(member) if isinstance(kind, type)]
+    return next((kind for kind in inner if issubclass(kind, BaseModel)), None)
+
+
+def _entry_fault(key: str, detail: ErrorDetails, entry: type[BaseModel]) -> str:
+    """One sentence for a fault inside an entry of a list, as in `dataset[1].weight`."""
+    place = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"][1:])
+    last = str(detail["loc"][-1])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(last, entry.model_fields, n=1, cutoff=0.55)
+        return f"{place} is an unknown key{f', did you mean {near[0]}' if near else ''}? An entry has " + (
+            f"{', '.join(entry.model_fields)}."
+        )
+    if detail["type"] == "missing":
+        return f"{place} is required."
+    wanted = expected(entry.model_fields[last]) if last in entry.model_fields else "text, or a mapping with `path`"
+    return f"{place} is {detail['input']!r}, expected {wanted}."
 
 
 def did_you_mean(key: str, model: type[Config], *, as_flag: bool = False) -> str:
@@ -183,7 +206,12 @@ def _in_words(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         choices = [str(choice) for choice in typing.get_args(kind)]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-    return f"a list of {_in_words(typing.get_args(kind)[0]).removeprefix('one of ')}"
+    inner = typing.get_args(kind)
+    if kind is dict or typing.get_origin(kind) is dict:
+        return "a mapping"
+    if isinstance(inner[0], type) and issubclass(inner[0], BaseModel):
+        return f"text, a mapping with {next(iter(inner[0].model_fields))}, or a list of them"
+    return f"a list of {_in_words(inner[0]).removeprefix('one of ')}"
 
 
 def _bound(limit: Any) -> str:

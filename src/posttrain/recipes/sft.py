@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from posttrain.data.stream import Stream
 from posttrain.data.template import stop_token_ids
 from posttrain.errors import PosttrainError
 from posttrain.models.load import Policy
 from posttrain.models.precision import has_fast_bf16
 from posttrain.recipes.config import command
+from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
 from posttrain.recipes.preview import answer, write_samples
 from posttrain.recipes.sft_config import SftConfig
@@ -64,6 +64,7 @@ def run(config: SftConfig) -> int:
 def _checkpoints(config: SftConfig, data: TrainingData, folder: RunFolder) -> Checkpoints:
     """Checkpoints that only the same recipe on the same data may resume."""
     free = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
+    free |= {"dataset_num_proc", "data_checks"}
     mark = fingerprint(config.model_dump(exclude=free), data.inputs)
     return Checkpoints(folder.path, keep=config.save_total_limit, fingerprint=mark)
 
@@ -76,14 +77,7 @@ def _train(
     checkpoints: Checkpoints,
     console: Console,
 ) -> Run:
-    stream = Stream(
-        data.train,
-        max_length=config.max_length,
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        packing=config.packing,
-        seed=config.seed,
-    )
+    stream = open_stream(config, data.train, data.parts, console.print)
     steps = config.max_steps if config.max_steps > 0 else stream.num_steps(config.num_train_epochs)
     peak = config.learning_rate or (2e-4 if config.use_peft else 2e-5)
     optimizer = adamw(

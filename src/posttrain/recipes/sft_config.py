@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from posttrain.recipes.config import Config
+from posttrain.recipes.dataset_config import DatasetEntry, as_entries
 
 
 class SftConfig(Config):
@@ -23,7 +24,7 @@ class SftConfig(Config):
 
     model: str = Field("pocket", description="Model folder or Hugging Face name; `pocket` is the embedded base.")
     chat_template: str | None = Field(
-        None, description="Template for turns: `chatml` or a Jinja file; left out, the model's own."
+        None, description="Template for turns: a shipped name, a Jinja file or `none`; left out, the model's own."
     )
     bf16: bool | None = Field(
         None, description="Compute in bfloat16 by autocast; left out, on where the hardware has it."
@@ -35,10 +36,24 @@ class SftConfig(Config):
         "auto", description="Attention in packed rows: by segment, or FlexAttention on CUDA."
     )
 
-    dataset: str | list[str] = Field(description="File, folder or glob, repeatable; `pocket` is the embedded data.")
-    eval_dataset: str | None = Field(None, description="File, folder or glob to measure held-out loss on.")
+    dataset: list[DatasetEntry] = Field(
+        description="File, folder, glob or Hugging Face name, repeatable; `pocket` is the embedded data."
+    )
+    eval_dataset: list[DatasetEntry] = Field(
+        default_factory=list, description="Data to measure held-out loss on, named as in dataset."
+    )
     eval_split: float = Field(
-        0.0, ge=0, lt=1, description="Share of the data to hold out where there is no eval_dataset."
+        0.0, ge=0, lt=1, description="Share to hold out where there is no eval_dataset; a prompt is on one side only."
+    )
+    replay_dataset: list[DatasetEntry] = Field(
+        default_factory=list, description="Text of the kind the base was trained on, mixed in against forgetting."
+    )
+    replay_ratio: float = Field(0.1, gt=0, lt=1, description="Share of the trained rows' tokens that is replay.")
+    mixing_temperature: float = Field(
+        1.0, gt=0, description="Above 1, small entries of dataset are met more often than their size says."
+    )
+    mixing_cap: int | None = Field(
+        None, ge=1, description="Entries larger than this count as if they had so many samples."
     )
     max_length: int = Field(1024, ge=2, description="Longest sample in tokens, and the length of a packed row.")
     packing: bool = Field(True, description="Put several samples in one row; none of them sees another.")
@@ -50,6 +65,15 @@ class SftConfig(Config):
     )
     train_on: Literal["all", "last"] = Field("all", description="Which assistant turns of a conversation are trained.")
     max_samples: int | None = Field(None, ge=1, description="Use at most this many samples.")
+    on_bad_rows: Literal["error", "skip"] = Field(
+        "error", description="Stop at a row that cannot be read, or leave it out, counted and listed."
+    )
+    data_checks: Literal["refuse", "warn", "off"] = Field(
+        "refuse", description="What the checks of the data may do before the first step."
+    )
+    dataset_num_proc: int | None = Field(
+        None, ge=0, description="Processes that read and tokenise; left out, by the size of the data."
+    )
 
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the data.")
     max_steps: int = Field(-1, ge=-1, description="Stop after this many optimiser steps; -1 goes by epochs.")
@@ -105,6 +129,11 @@ class SftConfig(Config):
         default_factory=list, description="Also send metrics to tensorboard, trackio or wandb; repeatable."
     )
 
+    @field_validator("dataset", "eval_dataset", "replay_dataset", mode="before")
+    @classmethod
+    def _entries(cls, value: object) -> object:
+        return as_entries(value)
+
     @field_validator("lora_target_modules", "report_to", mode="before")
     @classmethod
     def _split_commas(cls, value: object, info: ValidationInfo) -> object:
@@ -119,7 +148,7 @@ class SftConfig(Config):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         """Keys that would be ignored in silence because another key is off."""
-        if self.dataset in ("", []):
+        if not self.dataset:
             raise ValueError("dataset is empty: name a file, a folder or `pocket`")
         if self.max_steps == 0:
             raise ValueError("max_steps is 0, which trains nothing: use -1 to go by epochs, or a number above 0")

@@ -1,102 +1,102 @@
-"""From the data keys of a recipe to rendered samples, saying aloud what was read and what was left out."""
+"""From the data keys of a recipe to what a training loop takes: one store of samples, the mixture, held-out rows."""
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posttrain.data.batch import pack
+from posttrain.data.mixture import Part
 from posttrain.data.packing import plan_rows
-from posttrain.data.sources import Record, read
-from posttrain.data.branches import fit
-from posttrain.data.template import render, render_document
+from posttrain.data.split import split_groups
+from posttrain.data.store import TokenStore
 from posttrain.errors import DataError
-from posttrain.pocket.chat import chat_conversations, eval_conversations
-from posttrain.pocket.world import build_world
-from posttrain.types import Batch, Conversation, Sample
+from posttrain.recipes.data_guard import guard
+from posttrain.recipes.dataset_reading import Loaded, load_entry
+from posttrain.recipes.mixing import Pool, mixture_parts
+from posttrain.types import Batch, Conversation
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples to train, packed batches to hold out, conversations to show, and what was read (for run.json)."""
+    """Samples to train and how they are mixed (None: each once an epoch), packed batches to hold out, conversations
+    to show, and what was read (for run.json)."""
 
-    train: list[Sample]
+    train: TokenStore
+    parts: list[Part] | None
     held_out: list[Batch]
     preview: list[Conversation]
     inputs: list[dict[str, Any]]
 
 
-def load_records(names: str | Sequence[str], say: Callable[[str], None]) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Records of every named file, folder or glob, and a line for each in run.json."""
-    records: list[Record] = []
-    inputs: list[dict[str, Any]] = []
-    for name in [names] if isinstance(names, str) else names:
-        if name == "pocket" and not Path(name).exists():
-            found = chat_conversations(build_world())
-            say(f"read {len(found):,} conversations of the pocket world")
-            records += found
-            inputs.append({"path": "pocket", "records": len(found)})
-            continue
-        for source in read(name):
-            layouts = ", ".join(f"{count:,} {layout}" for layout, count in source.layouts.items())
-            left = "".join(f"; left out {count:,}: {why}" for why, count in source.left_out.items())
-            say(f"read {source.path}: {layouts} records{left}")
-            records += source.records
-            inputs.append({"path": source.path, "sha256": source.sha256, "records": len(source.records)})
-    return records, inputs
-
-
 def load_data(config: Any, tokenizer: Any, say: Callable[[str], None]) -> TrainingData:
-    """Everything a training verb needs to know of its data. Raises DataError where nothing is left to train."""
-    records, inputs = load_records(config.dataset, say)
-    random.Random(config.seed).shuffle(records)
-    records = records[: config.max_samples]
-    held: list[Record] = []
-    if config.eval_dataset == "pocket":
-        held = list(eval_conversations(build_world()))
-    elif config.eval_dataset:
-        held, more = load_records(config.eval_dataset, say)
-        inputs += more
+    """Everything a training verb needs to know of its data. Raises DataError where it is not fit to be trained on."""
+    pool = Pool.of([load_entry(entry, config, tokenizer, say) for entry in config.dataset])
+    _require_samples(pool, config, "to train")
+    rng = np.random.default_rng(config.seed)
+    kept = np.concatenate([_some(rng, *span, each.entry.max_samples) for span, each in pool.spans()])
+    kept = kept[_some(rng, 0, len(kept), config.max_samples)]
+    held_pool = Pool.of([load_entry(entry, config, tokenizer, say, held_out=True) for entry in config.eval_dataset])
+    if config.eval_dataset:
+        _require_samples(held_pool, config, "held out")
+        held = np.arange(len(held_pool.store))
     elif config.eval_split:
-        count = max(1, round(len(records) * config.eval_split))
-        held, records = records[:count], records[count:]
-    preview = [record for record in held or records if isinstance(record, Conversation)]
+        inner, outer = split_groups(pool.store.group_S[kept], config.eval_split, seed=config.seed)
+        held_pool, held, kept = pool, kept[outer], kept[inner]
+    else:
+        held = np.arange(0)
+    held_store = held_pool.store.select(held)
+    train = pool.store.select(kept)
+    for store, what in ((train, "to train"), (held_store, "held out")):
+        if len(store):
+            tokens, trained = store.length_S.sum(), store.trained_S.sum()
+            say(f"{len(store):,} samples {what}: {tokens:,} tokens, {trained:,} of them trained")
+    lost = sum(each.prepared.num_lost for each in pool.loaded)
+    guard(
+        train,
+        tokenizer,
+        mode=config.data_checks,
+        say=say,
+        held_out=held_store if len(held_store) else None,
+        num_lost=lost if config.max_samples is None else None,
+        prompt_weight=config.prompt_loss_weight,
+        seed=config.seed,
+    )
+    replay = Pool.of([load_entry(entry, config, tokenizer, say) for entry in config.replay_dataset])
+    shown = (held_pool, held) if len(held) else (pool, kept)
     return TrainingData(
-        _samples(records, config, tokenizer, say, "to train"),
-        _rows(_samples(held, config, tokenizer, say, "held out"), config.max_length) if held else [],
-        preview[: config.num_preview_samples],
-        inputs,
+        TokenStore.join([train, replay.store]) if config.replay_dataset else train,
+        mixture_parts(config, pool, kept, replay),
+        _rows(held_store, config.max_length),
+        shown[0].conversations(rng.permutation(shown[1]), config.num_preview_samples),
+        [one for each in (*pool.loaded, *_others(held_pool, pool), *replay.loaded) for one in each.prepared.inputs],
     )
 
 
-def _rows(samples: list[Sample], max_length: int) -> list[Batch]:
-    rows = plan_rows([sample.num_tokens for sample in samples], max_length, seed=0)
-    return [pack([samples[i] for i in row]) for row in rows]
+def _others(held_pool: Pool, pool: Pool) -> list[Loaded]:
+    return [] if held_pool is pool else held_pool.loaded
 
 
-def _samples(
-    records: Sequence[Record], config: Any, tokenizer: Any, say: Callable[[str], None], what: str
-) -> list[Sample]:
-    samples: list[Sample] = []
-    long = lost = 0
-    for record in records:
-        if isinstance(record, Conversation):
-            whole = render(record, tokenizer, prompt_weight=config.prompt_loss_weight, train_on=config.train_on)
-        else:
-            whole = render_document(record, tokenizer)
-        is_long = whole.num_tokens > config.max_length
-        kept = [] if is_long and config.truncation == "drop" else fit(whole, config.max_length)
-        long += is_long
-        lost += not kept
-        samples += kept
-    if not samples:
-        raise DataError(
-            f"nothing is left {what}: of {len(records):,} records {long:,} are over max_length ({config.max_length} "
-            "tokens) and no trained token of any fits; raise max_length or shorten the prompts.",
-            field="dataset",
-        )
-    tokens, trained = sum(s.num_tokens for s in samples), sum(s.num_trained for s in samples)
-    cut = f"; {long:,} were over {config.max_length} tokens and cut, {lost:,} of them left out" if long else ""
-    say(f"{len(samples):,} samples {what}: {tokens:,} tokens, {trained:,} of them trained{cut}")
-    return samples
+def _some(rng: np.random.Generator, start: int, stop: int, count: int | None) -> np.ndarray:
+    """`count` of the numbers from start to stop, at random but rising; all of them where it is None."""
+    if count is None or count >= stop - start:
+        return np.arange(start, stop)
+    return np.sort(rng.permutation(stop - start)[:count]) + start
+
+
+def _require_samples(pool: Pool, config: Any, what: str) -> None:
+    if len(pool.store):
+        return
+    long = sum(each.prepared.num_long for each in pool.loaded)
+    left = {why: count for each in pool.loaded for why, count in each.prepared.left_out.items()}
+    raise DataError(
+        f"nothing is left {what}: {long:,} samples are over max_length ({config.max_length} tokens) and no trained "
+        f"token of any fits (raise max_length or shorten the prompts); left out: {left or 'nothing'}.",
+        field="dataset",
+    )
+
+
+def _rows(store: TokenStore, max_length: int) -> list[Batch]:
+    rows = plan_rows(store.length_S.tolist(), max_length, seed=0) if len(store) else []
+    return [pack([store[i] for i in row]) for row in rows]

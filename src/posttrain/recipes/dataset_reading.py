@@ -1,0 +1,96 @@
+"""One entry of `dataset:` to prepared samples, saying aloud what was read and what was left out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.blocks import Rows
+from posttrain.data.convert import for_sft
+from posttrain.data.files import find_files, raw_rows
+from posttrain.data.hub import hub_rows, is_hub_name
+from posttrain.data.layouts import parse_row
+from posttrain.data.prepare import Prepared, prepare, prepare_records
+from posttrain.data.split import group_key
+from posttrain.pocket.chat import chat_conversations, eval_conversations
+from posttrain.pocket.corpus import documents
+from posttrain.pocket.world import build_world
+from posttrain.recipes.dataset_config import DatasetEntry
+from posttrain.types import Conversation, Document, Record
+
+CORPUS_DOCUMENTS, CORPUS_SEED = 4_000, 500_000_003  # of the pocket world, none of which pre-training saw
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Prepared samples of one entry; `records` where they were made in memory rather than read from files."""
+
+    entry: DatasetEntry
+    prepared: Prepared
+    records: Sequence[Record] = ()
+
+    def conversation(self, index: int) -> Conversation | None:
+        """The conversation that sample `index` was rendered from; None where it came from a document."""
+        store = self.prepared.store
+        file, _, line = store.source(index).rpartition(":")
+        records = self.records or self._row(file, int(line) if line.isdigit() else 0)
+        items = [for_sft(record)[0] for record in records]
+        chats = (item for item in items if isinstance(item, Conversation))
+        return next((chat for chat in chats if group_key(chat) == int(store.group_S[index])), None)
+
+    def _row(self, file: str, line: int) -> Sequence[Record]:
+        if not Path(file).is_file():
+            return ()
+        rows = raw_rows(Path(file))
+        raw = next((raw for number, raw in rows if number == line), None)
+        return () if raw is None else parse_row(raw, file=file, line=line, columns=self.entry.columns or None).records
+
+
+def load_entry(
+    entry: DatasetEntry, config: Any, tokenizer: Any, say: Callable[[str], None], *, held_out: bool = False
+) -> Loaded:
+    """Read and tokenise one entry. `held_out`: what the pocket is asked for are its held-out conversations."""
+    shape = {
+        "max_length": config.max_length,
+        "prompt_weight": config.prompt_loss_weight,
+        "train_on": config.train_on,
+        "truncation": config.truncation,
+        "on_bad_rows": config.on_bad_rows,
+    }
+    records = _made_here(entry, held_out)
+    if records:
+        prepared = prepare_records(records, tokenizer, **shape)
+        say(f"{len(records):,} records of {entry.path}")
+        return Loaded(entry, prepared, records)
+    columns = entry.columns or None
+    prepared = prepare(_opened(entry), tokenizer, columns=columns, num_proc=config.dataset_num_proc, say=say, **shape)
+    _report(entry, prepared, say)
+    return Loaded(entry, prepared)
+
+
+def _made_here(entry: DatasetEntry, held_out: bool) -> list[Record]:
+    """The records of an entry that is no data file: the pocket world, or a file of tasks."""
+    if entry.path == "pocket" and not Path("pocket").exists():
+        world = build_world()
+        return list(eval_conversations(world) if held_out else chat_conversations(world))
+    if entry.path == "pocket-corpus" and not Path("pocket-corpus").exists():
+        texts = islice(documents(build_world(), seed=CORPUS_SEED), CORPUS_DOCUMENTS)
+        return [Document(text, f"pocket-corpus {kind}:{number}") for number, (kind, text) in enumerate(texts, 1)]
+    return []
+
+
+def _opened(entry: DatasetEntry) -> list[Path | Rows]:
+    if not is_hub_name(entry.path):
+        return list(find_files(entry.path, split=entry.split))
+    return [Rows(entry.path, hub_rows(entry.path, config=entry.name, split=entry.split))]
+
+
+def _report(entry: DatasetEntry, prepared: Prepared, say: Callable[[str], None]) -> None:
+    layouts = ", ".join(f"{count:,} {layout}" for layout, count in prepared.layouts.items())
+    left = "".join(f"; left out {count:,}: {why}" for why, count in prepared.left_out.items())
+    say(f"read {entry.path}: {layouts} records{left}")
+    if prepared.num_skipped:
+        say(f"skipped {prepared.num_skipped:,} rows of {entry.path} that cannot be read:")
+        for line in prepared.skipped[:5]:
+            say(f"  {line}")

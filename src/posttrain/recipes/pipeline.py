@@ -1,0 +1,63 @@
+"""`posttrain run`: the stages of a recipe one after the other. A stage that is done is passed over, one that was
+interrupted goes on, so the same command finishes what it began."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from posttrain.errors import ConfigError
+from posttrain.recipes.config import Config, load
+from posttrain.recipes.pipeline_config import PipelineConfig
+from posttrain.recipes.sft import run as run_sft
+from posttrain.recipes.sft_config import SftConfig
+
+# verb of a stage: (its config, its recipe)
+STAGES: dict[str, tuple[type[Config], Any]] = {"sft": (SftConfig, run_sft)}
+
+DONE = ("finished", "stopped early")
+
+
+def run(config: PipelineConfig) -> int:
+    """Check every stage, then run what is not done yet."""
+    console = Console(highlight=False, soft_wrap=True)
+    model = config.model
+    planned = []
+    for stage in config.stages:
+        settings = _settings(stage, model, config)
+        planned.append((str(stage["name"]), str(stage["verb"]), settings))
+        model = settings.output_dir
+    for number, (name, verb, settings) in enumerate(planned, 1):
+        console.rule(f"stage {number} of {len(planned)}: {name}")
+        status = _status(Path(settings.output_dir))
+        if status in DONE and not config.overwrite_output_dir:
+            console.print(f"done before: {settings.output_dir}")
+            continue
+        resume = status not in ("", *DONE) and _has_checkpoint(Path(settings.output_dir))
+        again = {"resume_from_checkpoint": resume, "overwrite_output_dir": not resume}
+        if code := STAGES[verb][1](settings.model_copy(update=again)):
+            return int(code)
+    console.print(f"every stage is done; talk with the last one: posttrain chat {model}")
+    return 0
+
+
+def _settings(stage: dict[str, Any], model: str, config: PipelineConfig) -> Any:
+    given = {key: value for key, value in stage.items() if key not in ("verb", "name")}
+    verb, name = stage.get("verb"), stage["name"]
+    if verb not in STAGES:
+        raise ConfigError(f"stage {name!r}: verb is {verb!r}, expected one of {', '.join(STAGES)}.")
+    given = {"model": model, "output_dir": str(Path(config.output_dir) / str(name))} | given
+    try:
+        return load(STAGES[verb][0], None, given)
+    except ConfigError as error:
+        raise ConfigError(f"stage {name!r}: {error}") from None
+
+
+def _status(folder: Path) -> str:
+    path = folder / "run.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("status", "")) if path.exists() else ""
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoint-*"))
