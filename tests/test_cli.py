@@ -151,7 +151,7 @@ def test_positional_key() -> None:
 
 
 def test_flags_that_repeat() -> None:
-    assert parse_flags(SftConfig, ["--dataset", "a"])[1] == {"dataset": "a"}
+    assert parse_flags(SftConfig, ["--dataset", "a"])[1] == {"dataset": ["a"]}
     assert parse_flags(SftConfig, ["--dataset", "a", "--dataset=b", "--dataset", "c"])[1] == {
         "dataset": ["a", "b", "c"]
     }

@@ -926,6 +926,9 @@ class TestRefusals:
     def test_numbers_that_are_none_are_null(self) -> None:
         assert one(b'{"prompt": "Where?", "score": NaN}').fields == {"score": None}
 
+    def test_pictures_beside_a_document_are_about_it(self) -> None:
+        assert one({"text": "Once.", "image": "https://example.org/a.png"}) == Document("Once.", "a.jsonl:7")
+
     def test_long_names_and_values_are_cut(self) -> None:
         for row in ({"x" * 10_000: 1}, {str(i): i for i in range(10_000)}, {"messages": [{"role": "y" * 10_000}]}):
             with pytest.raises(DataError) as caught:

@@ -31,7 +31,7 @@ def said(path: Path, text: str, **flags: object) -> str:
 def test_flags_stand_over_the_file(recipe: Path) -> None:
     recipe.write_text("# comment\ndataset: [a, b]\nlearning_rate: 2e-5\nseed: 3\n")
     config = load(SftConfig, recipe, {"seed": "4"})
-    assert (config.dataset, config.learning_rate, config.seed) == (["a", "b"], 2e-5, 4)
+    assert ([str(entry) for entry in config.dataset], config.learning_rate, config.seed) == (["a", "b"], 2e-5, 4)
 
 
 def test_an_empty_file_is_all_defaults(recipe: Path) -> None:
@@ -56,7 +56,7 @@ def test_an_empty_file_is_all_defaults(recipe: Path) -> None:
         ("dataset: a\nmax_steps: true\n", "r.yaml, line 2: max_steps is True, expected a whole number"),
         ("dataset: a\nlearning_rate: .inf\n", "r.yaml, line 2: learning_rate is inf, expected a number"),
         ("dataset: a\neval_split: 1\n", "expected a number of at least 0, below 1."),
-        ("dataset: 2024\n", "r.yaml, line 1: dataset is 2024, expected text or a list of text."),
+        ("dataset: 2024\n", "r.yaml, line 1: dataset[0] is 2024, expected text, or a mapping with `path`."),
         ("dataset: a\nattn: flash\n", "attn is 'flash', expected one of auto, segments, flex."),
         ("dataset: a\nreport_to: [wand]\n", "report_to is ['wand'], expected a list of tensorboard, trackio, wandb."),
         ("dataset: a\nx: [1,\n", "r.yaml, line 3: this is not valid YAML"),

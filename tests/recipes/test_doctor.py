@@ -14,8 +14,9 @@ import torch
 from posttrain.data.template import install_template, render
 from posttrain.models.load import load, save
 from posttrain.recipes import doctor_loss, doctor_machine
-from posttrain.recipes.doctor_loss import mean_interval, template_findings, template_losses
+from posttrain.recipes.doctor_loss import mean_interval, template_losses
 from posttrain.recipes.doctor_page import histogram
+from posttrain.recipes.doctor_templates import template_findings
 from posttrain.recipes.doctor_tokens import for_terminal, ids, tokens
 from posttrain.recipes.doctor_view import spell, view
 from posttrain.types import Conversation, Message, Sample, Segment
@@ -355,3 +356,12 @@ def test_the_histogram_counts_every_row() -> None:
     assert sum(int(count) for count in re.findall(r"(\d+) rows</title>", drawn)) == 36
     assert "max_length 400" in drawn
     assert histogram([], 400) == ""
+
+
+def test_every_code_is_documented(inside: Any, tuned: Path, said: Path, broken: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    data = ("doctor", broken, "--eval-dataset", said, "--model", tuned, "--json", "--output-dir", tmp_path / "out")
+    runs = [inside(*data).stdout, inside("doctor", "--model", tuned, "--json").stdout]
+    codes = {finding["code"] for run in runs for finding in json.loads(run)["findings"]}
+    assert len(codes) > 40
+    assert {code for code in codes if f"`{code}`" not in page} == set()

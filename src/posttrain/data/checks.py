@@ -17,7 +17,10 @@ from posttrain.types import Conversation, Message, Record, Sample, Segment
 
 FAULTS = {
     "template_refuses": Fault(
-        "rows that the chat template cannot write", "mend these rows as each message says, or remove them.", 0.0, 0.0
+        "rows that cannot be written with this template",
+        "mend these rows as each message says, or remove them.",
+        0.0,
+        0.0,
     ),
     # Over one row in a hundred the loss is an average over fewer rows than anybody thinks.
     "all_masked": Fault(
@@ -86,7 +89,7 @@ def check_samples(
     whole = [sample for sample in samples if isinstance(sample, Sample)]
     for sample in samples:
         if isinstance(sample, DataError):
-            tally.add(sample.file, [("template_refuses", str(sample).removeprefix(f"{sample.file}: "))])
+            tally.add(sample.file, [("template_refuses", str(sample).removeprefix(sample.file).lstrip(":, "))])
         else:
             tally.add(sample.source, _sample_faults(sample, max_length, frozenset(stop_ids), begin_id))
     found = tally.findings(FAULTS, len(samples))

@@ -245,4 +245,4 @@ def _judge(
 def like(row: Record, other: Record) -> str:
     """Where the other row is, without the name of a file that is the same."""
     file, _, line = other.source.rpartition(":")
-    return f"like line {line}" if file and row.source.rpartition(":")[0] == file else f"like {other.source}"
+    return f"like line {line}" if line.isdigit() and row.source.rpartition(":")[0] == file else f"like {other.source}"

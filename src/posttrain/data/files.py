@@ -3,7 +3,7 @@
 import csv
 import glob
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from posttrain.data.layouts import layout_of
 from posttrain.data.trees import UNREADABLE, Raw, gathered
 from posttrain.errors import DataError
 
-Rows = Iterator[tuple[int, Raw]]
+Rows = Generator[tuple[int, Raw], None, None]
 
 PAGES = (".txt", ".md")
 NO_DATA = re.compile(r"(readme|source|licen[cs]e|notice|changelog|contributing|citation)\b", re.IGNORECASE)

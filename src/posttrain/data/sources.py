@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,7 +57,7 @@ def read(
 
 def _collect(
     path: str,
-    rows: Iterator[tuple[int, Raw]],
+    rows: Generator[tuple[int, Raw], None, None],
     digest: "hashlib._Hash",
     columns: Mapping[str, str] | None,
     on_bad_rows: Literal["error", "skip"],
@@ -65,18 +66,19 @@ def _collect(
     left_out: Counter[str] = Counter()
     records: list[Record] = []
     skipped: list[tuple[int, str]] = []
-    for line, raw in rows:
-        try:
-            parsed = parse_row(raw, file=path, line=line, columns=columns)
-        except DataError as error:
-            if on_bad_rows == "error":
-                raise
-            skipped.append((line, str(error)))
-            continue
-        layouts[parsed.layout] += 1
-        records.extend(parsed.records)
-        if parsed.left_out:
-            left_out[f"{parsed.layout}: {parsed.left_out}"] += 1
+    with closing(rows):  # a bad row must not leave the file open
+        for line, raw in rows:
+            try:
+                parsed = parse_row(raw, file=path, line=line, columns=columns)
+            except DataError as error:
+                if on_bad_rows == "error":
+                    raise
+                skipped.append((line, str(error)))
+                continue
+            layouts[parsed.layout] += 1
+            records.extend(parsed.records)
+            if parsed.left_out:
+                left_out[f"{parsed.layout}: {parsed.left_out}"] += 1
     if not layouts and not skipped:
         raise DataError("the file is empty; it holds no row.", file=path)
     if not layouts:
@@ -91,7 +93,7 @@ def _hash(file: Path) -> "hashlib._Hash":
         return hashlib.file_digest(handle, "sha256")
 
 
-def _hashed(rows: Iterator[tuple[int, Raw]], digest: "hashlib._Hash") -> Iterator[tuple[int, Raw]]:
+def _hashed(rows: Iterator[tuple[int, Raw]], digest: "hashlib._Hash") -> Generator[tuple[int, Raw], None, None]:
     """Rows that have no file of their own are hashed as they pass."""
     for line, raw in rows:
         digest.update(repr(raw).encode("utf-8", "surrogatepass"))

@@ -33,7 +33,7 @@ class DatasetEntry(BaseModel):
 
 def as_entries(value: object) -> object:
     """What a recipe or a flag says, as a list of mappings: one text or a list of them, JSON objects among them."""
-    items = value if isinstance(value, list) else [value]
+    items = value if isinstance(value, list) else [] if value == "" else [value]
     return [_as_mapping(item) for item in items]
 
 

@@ -15,9 +15,10 @@ from posttrain.models.load import load
 from posttrain.recipes.config import command
 from posttrain.recipes.doctor_config import DoctorConfig
 from posttrain.recipes.doctor_data import Diagnosis, diagnose
-from posttrain.recipes.doctor_loss import TemplateLoss, unknown
+from posttrain.recipes.doctor_loss import TemplateLoss
 from posttrain.recipes.doctor_machine import check_model, machine
 from posttrain.recipes.doctor_page import WORDS, as_json, counts, write_page
+from posttrain.recipes.doctor_templates import unknown
 from posttrain.recipes.doctor_tokens import for_terminal
 from posttrain.recipes.policy import resolve_model
 

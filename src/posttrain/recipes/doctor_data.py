@@ -10,9 +10,10 @@ from posttrain.data.checks import check_lengths, check_records, check_samples, c
 from posttrain.data.findings import Finding, Level, verdict
 from posttrain.data.template import control_tokens, install_template, render_document, render_many, stop_token_ids
 from posttrain.recipes.doctor_config import DoctorConfig
-from posttrain.recipes.doctor_loss import TemplateLoss, compare_templates
+from posttrain.recipes.doctor_loss import TemplateLoss
 from posttrain.recipes.doctor_machine import fit_to_model, generation_findings, load_tokenizer
 from posttrain.recipes.doctor_reading import read_entries, sampled, to_train
+from posttrain.recipes.doctor_templates import compare_templates
 from posttrain.recipes.doctor_view import View, view
 from posttrain.recipes.policy import resolve_model
 from posttrain.types import Conversation, Document, Sample

@@ -2,27 +2,25 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from posttrain.data.batch import pack
-from posttrain.data.findings import Finding
 from posttrain.data.shipped import SHIPPED
 from posttrain.data.template import install_template, render_many, stop_token_ids
 from posttrain.errors import DataError
 from posttrain.models.attention import install_attention
-from posttrain.models.load import Policy, context_length, load
+from posttrain.models.load import Policy, context_length
 from posttrain.models.logprobs import token_logps
-from posttrain.recipes.doctor_config import DoctorConfig
-from posttrain.recipes.policy import resolve_model
 from posttrain.types import Conversation, Sample
 
+Nats = tuple[float, float]  # a token of what is said, and of the stop
 OWN = "the model's own"
-MARGIN = 0.02
-"""Nats a token: a smaller gain than this is no reason to change a template, however sure it is."""
+TOGETHER = 2_048  # tokens in one forward
+LONGEST = 4_096  # tokens of a conversation that is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,67 +39,76 @@ class TemplateLoss:
     refusal: str = ""
 
 
-def compare_templates(
-    config: DoctorConfig, conversations: Sequence[Conversation], has_template: bool
-) -> tuple[list[TemplateLoss], list[Finding]]:
-    """Losses under every template that the model's vocabulary knows, and what they say of the chosen one."""
-    if not has_template:
-        said = "a base model: no template is known to it, so none can be the wrong one"
-        return [], [Finding("pass", "template_loss", said)]
-    rows = template_losses(load(resolve_model(config.model)), conversations, config.chat_template)
-    return rows, template_findings(rows)
-
-
 def template_losses(policy: Policy, conversations: Sequence[Conversation], chosen: str | None) -> list[TemplateLoss]:
     """The chosen template (None: the model's own) first, then the model's own and every shipped one."""
     install_attention(policy.model)
     policy.model.eval()
     names = list(dict.fromkeys([chosen or OWN, OWN, *SHIPPED]))
-    measured: dict[str, dict[int, tuple[float, float]]] = {}
     rows: list[TemplateLoss] = []
+    seen: list[dict[int, Sample]] = []
+    baseline: dict[int, Nats] = {}
     for name in names:
         tokenizer = copy.deepcopy(policy.tokenizer)
         is_chosen = name == names[0]
         try:
             num_added = 0 if name == OWN else install_template(tokenizer, name)
-            if num_added:
-                rows.append(TemplateLoss(name, is_chosen, num_added))
-                continue
-            measured[name] = _losses(policy, tokenizer, conversations)
+            written = {} if num_added else _written(policy, tokenizer, conversations)
         except DataError as error:
             rows.append(TemplateLoss(name, is_chosen, refusal=str(error)))
             continue
-        rows.append(_row(name, is_chosen, measured[name], measured.get(names[0], {})))
-    # A shipped template that writes what the model's own writes is the same one by another name.
-    return [row for row in rows if row.is_chosen or row.name == OWN or measured.get(row.name) != measured.get(OWN)]
+        if num_added:
+            rows.append(TemplateLoss(name, is_chosen, num_added))
+        elif written not in seen:  # what writes the same is the same template by another name
+            seen.append(written)
+            measured = _losses(policy, written, stop_token_ids(tokenizer))
+            baseline = measured if is_chosen else baseline
+            silent = TemplateLoss(name, is_chosen, refusal="no answer says anything")
+            rows.append(_row(name, is_chosen, measured, baseline) if measured else silent)
+    return rows
 
 
-def unknown(rows: Sequence[TemplateLoss]) -> str:
-    """Which templates could not be measured since the model has not learned their tokens, in words."""
-    return ", ".join(f"{row.name} (adds {row.num_added})" for row in rows if row.num_added)
-
-
-@torch.no_grad()
-def _losses(policy: Policy, tokenizer: Any, conversations: Sequence[Conversation]) -> dict[int, tuple[float, float]]:
-    """By conversation: nats a token of what is said, and nats of the stop tokens."""
-    stops = torch.tensor(stop_token_ids(tokenizer), device=policy.device)
-    found = {}
-    for place, sample in enumerate(render_many(conversations, tokenizer)):
-        if not isinstance(sample, Sample) or sample.num_tokens > context_length(policy):
-            continue
-        batch = pack([sample]).to(policy.device)
-        nats_N = -token_logps(policy.model, batch).double()
-        is_stop_N = torch.isin(batch.target_ids_N, stops)
-        if not is_stop_N.all():
-            found[place] = (float(nats_N[~is_stop_N].mean()), float(nats_N[is_stop_N].mean()))
+def _written(policy: Policy, tokenizer: Any, conversations: Sequence[Conversation]) -> dict[int, Sample]:
+    """By place: the conversations that the template takes and the model's context holds."""
+    rendered = enumerate(render_many(conversations, tokenizer))
+    limit = min(context_length(policy), LONGEST)
+    found = {place: one for place, one in rendered if isinstance(one, Sample) and one.num_tokens <= limit}
     if not found:
         raise DataError("no conversation could be written with it within the model's context.")
     return found
 
 
-def _row(
-    name: str, is_chosen: bool, mine: dict[int, tuple[float, float]], chosen: dict[int, tuple[float, float]]
-) -> TemplateLoss:
+@torch.no_grad()
+def _losses(policy: Policy, samples: Mapping[int, Sample], stop_ids: Sequence[int]) -> dict[int, Nats]:
+    """By place: nats a token of what is said, and nats of the stop tokens."""
+    stops = torch.tensor(stop_ids)
+    found: dict[int, Nats] = {}
+    for places in _groups(samples):
+        batch = pack([samples[place] for place in places])
+        nats_N = -token_logps(policy.model, batch.to(policy.device)).double().cpu()
+        is_stop_N = torch.isin(batch.target_ids_N, stops)
+        ends = torch.tensor([len(samples[place].segments) for place in places]).cumsum(0)
+        sample_N = torch.searchsorted(ends, batch.span_N, right=True)
+        for number, place in enumerate(places):
+            mine_N = sample_N == number
+            said, stop = nats_N[mine_N & ~is_stop_N], nats_N[mine_N & is_stop_N]
+            if len(said) and len(stop):
+                found[place] = (float(said.mean()), float(stop.mean()))
+    return found
+
+
+def _groups(samples: Mapping[int, Sample]) -> Iterator[list[int]]:
+    """Places of samples that go through the model together."""
+    group, held = list[int](), 0
+    for place, sample in samples.items():
+        if group and held + sample.num_tokens > TOGETHER:
+            yield group
+            group, held = [], 0
+        group.append(place)
+        held += sample.num_tokens
+    yield group
+
+
+def _row(name: str, is_chosen: bool, mine: dict[int, Nats], chosen: dict[int, Nats]) -> TemplateLoss:
     said, stop = (sum(pair[i] for pair in mine.values()) / len(mine) for i in (0, 1))
     gaps = [mine[place][0] - chosen[place][0] for place in mine if place in chosen]
     against = None if is_chosen or len(gaps) < 2 else (sum(gaps) / len(gaps), *mean_interval(gaps))
@@ -119,24 +126,3 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
     half = t * spread / math.sqrt(count)
     return mean - half, mean + half
-
-
-def template_findings(rows: Sequence[TemplateLoss]) -> list[Finding]:
-    """Is another template clearly better, and does the chosen one need tokens that the model has not learned?"""
-    chosen = rows[0]
-    if chosen.num_added:
-        mend = "leave chat_template out, so that the model's own is used; it knows that one."
-        said = f"template {chosen.name} adds {chosen.num_added} untrained tokens to a model that has a template"
-        return [Finding("warn", "template_loss", said, mend)]
-    if chosen.loss is None:
-        return []
-    said = f"answers cost {chosen.loss:.3f} nats a token under {chosen.name}"
-    gains = [(row.against, row) for row in rows if row.against]
-    better = [(gap, row) for gap, row in gains if gap[0] < -MARGIN and gap[2] < 0]
-    if not better:
-        return [Finding("pass", "template_loss", f"{said}; no other known template is clearly better")]
-    (mean, low, high), best = min(better, key=lambda pair: pair[0])
-    gain = f"{-mean:.3f} (95 % interval {-high:.3f} to {-low:.3f})"
-    message = f"{said}, and {gain} less under {best.name}, over {best.num_conversations} conversations"
-    use = "leave chat_template out" if best.name == OWN else f"use chat_template: {best.name}"
-    return [Finding("warn", "template_loss", message, f"the model was probably tuned with that one; {use}.")]

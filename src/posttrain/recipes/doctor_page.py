@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from posttrain.data.findings import LEVELS, percent
 from posttrain.recipes.doctor_data import Diagnosis
-from posttrain.recipes.doctor_loss import TemplateLoss, unknown
+from posttrain.recipes.doctor_loss import TemplateLoss
+from posttrain.recipes.doctor_templates import unknown
 from posttrain.recipes.doctor_tokens import ids, tokens
 from posttrain.train.charts import nice_ticks, number
 

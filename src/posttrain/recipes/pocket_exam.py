@@ -25,7 +25,7 @@ def run(config: PocketExamConfig) -> int:
     loss = corpus_loss(policy, world)
     console.print(exam_table({config.model: figures}))
     console.print(f"loss on unseen text of the pre-training corpus: {loss:.3f} nats a token")
-    if config.output:
+    if config.output_file:
         found = {"model": config.model, "chat": chat, "exam": figures, "corpus_loss": loss}
-        Path(config.output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        Path(config.output_file).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0

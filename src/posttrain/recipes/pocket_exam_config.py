@@ -19,4 +19,4 @@ class PocketExamConfig(Config):
     )
     exam_items: int = Field(200, ge=1, description="Questions of each kind.")
     seed: int = Field(0, ge=0, description="Seed of the choice of questions.")
-    output: str | None = Field(None, description="File for the figures as JSON.")
+    output_file: str | None = Field(None, description="File for the figures as JSON.")

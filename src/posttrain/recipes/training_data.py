@@ -93,7 +93,7 @@ def _require_samples(pool: Pool, config: Any, what: str) -> None:
     raise DataError(
         f"nothing is left {what}: {long:,} samples are over max_length ({config.max_length} tokens) and no trained "
         f"token of any fits (raise max_length or shorten the prompts); left out: {left or 'nothing'}.",
-        field="dataset",
+        file=", ".join(each.entry.path for each in pool.loaded),
     )
 
 
