@@ -75,6 +75,17 @@ def test_a_fault_of_the_text_is_said_in_one_line(tokenizer: Any, code: str, answ
     assert "\n" not in line
 
 
+def test_every_answer_of_a_conversation_is_looked_at_alone(tokenizer: Any) -> None:
+    said = ("user", "Call it."), ("assistant", '{"name": "it"}'), ("user", "And?"), ("assistant", "It rang.")
+    turns = tuple(Message(role, text) for role, text in said)
+    rows: list[Record] = [*clean()[1:], Conversation(turns, "rows.jsonl:12")]
+    assert look(rows, tokenizer) == ([], [])
+    codes, _ = look(
+        [*rows, Conversation((*turns[:3], Message("assistant", '{"name": "i')), "rows.jsonl:13")], tokenizer
+    )
+    assert codes == ["unclosed"]
+
+
 def test_copies_are_said(tokenizer: Any) -> None:
     codes, lines = look([*clean(), chat("What of rivers, number 1?", "Rivers are srevir, 1 of them.", 13)], tokenizer)
     assert codes == ["exact_duplicates"]
@@ -94,9 +105,12 @@ def test_answers_that_lose_their_end(tokenizer: Any) -> None:
 
 
 def test_rows_that_were_left_out_for_their_length_count(tokenizer: Any) -> None:
-    long = [chat(f"Tell of {t}.", f"{t} " * 60 + f"{i}.", i) for i, t in enumerate(TOPICS, 1)]
-    with pytest.raises(DataError, match="9 of 12 rows"):
-        look([*clean()[:3], *long[3:]], tokenizer, max_length=100, truncation="drop")
+    assert look(clean(), tokenizer, num_too_long=0) == ([], [])
+    codes, lines = look(clean(), tokenizer, num_too_long=4)
+    assert codes == ["lost"]
+    assert "4 of 16 rows (25 %)" in lines[0]
+    with pytest.raises(DataError, match="13 of 25 rows"):
+        look(clean(), tokenizer, num_too_long=13)
 
 
 def test_what_refuses_is_only_said_where_that_is_asked_for(tokenizer: Any) -> None:

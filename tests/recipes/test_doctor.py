@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.data.batch import pack
 from posttrain.data.template import install_template, render
+from posttrain.models.attention import install_attention
 from posttrain.models.load import load, save
+from posttrain.models.logprobs import token_logps
+from posttrain.models.vocabulary import grow_embeddings
 from posttrain.recipes import doctor_loss, doctor_machine
 from posttrain.recipes.doctor_loss import mean_interval, template_losses
 from posttrain.recipes.doctor_page import histogram
@@ -57,25 +61,23 @@ def broken(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with the ChatML template that answers with one word under it, and with another under none."""
+    """A tiny model that says one thing under its ChatML template, and another under Alpaca's."""
     folder = tmp_path_factory.mktemp("tuned")
-    policy = load(base)
+    policy, other = load(base), load(base).tokenizer
     install_template(policy.tokenizer, "chatml")
-    policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)
-    row = Conversation((Message("user", "Say it."), Message("assistant", "capital of France")))
-    ids, weights = (
-        torch.tensor(part)
-        for part in (
-            render(row, policy.tokenizer).segments[0].token_ids,
-            render(row, policy.tokenizer).segments[0].weights,
-        )
-    )
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-2)
-    for _ in range(25):
-        logp = policy.model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
-        loss = -(logp.gather(1, ids[1:, None])[:, 0] * weights[1:]).sum() / weights.sum()
+    install_template(other, "alpaca")
+    grow_embeddings(policy.model, len(policy.tokenizer), seed=0)
+    rows = []
+    for tokenizer, answer in ((policy.tokenizer, "capital of France"), (other, "many hours has a day")):
+        for dots in range(1, 11):
+            asked = Message("user", f"Say it{'.' * dots}")
+            rows.append(render(Conversation((asked, Message("assistant", answer))), tokenizer))
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=3e-3)
+    install_attention(policy.model)
+    batch = pack(rows)
+    for _ in range(40):
         optimizer.zero_grad()
-        loss.backward()
+        (-token_logps(policy.model, batch).mean()).backward()
         optimizer.step()
     save(policy, folder, stop_token_ids=[policy.tokenizer.convert_tokens_to_ids("<|im_end|>")])
     return folder

@@ -15,6 +15,7 @@ from posttrain.data.branches import branch
 from posttrain.data.controls import Controls, free_mark
 from posttrain.data.encode import Engine, plain_backend, weigh, weigh_in_pieces
 from posttrain.data.forms import Form, form
+from posttrain.data.moulds import Moulds, shape_of
 from posttrain.data.paths import REFUSALS, Path, Texts, answer_turns, find_paths, render_texts
 from posttrain.data.shipped import SHIPPED, shipped
 from posttrain.errors import DataError
@@ -32,6 +33,7 @@ class _Scribe:
 
     engine: Engine
     controls: Controls
+    moulds: Moulds
     source: str  # of the template; "" where there is none
 
 
@@ -163,7 +165,7 @@ def _scribe(tokenizer: Any) -> _Scribe:
         backend = plain_backend(tokenizer)
         # A template may put a token together from parts, so what it writes is looked at as well as its source.
         controls = Controls(tokenizer, backend, source + (_probe(tokenizer) if source else ""))
-        kept = _SCRIBES[tokenizer] = (key, _Scribe(Engine(backend), controls, source))
+        kept = _SCRIBES[tokenizer] = (key, _Scribe(Engine(backend), controls, Moulds(source, controls), source))
     return kept[1]
 
 
@@ -182,37 +184,70 @@ Planned = tuple[str, list[Path]] | DataError  # the mark, and what is to be enco
 
 
 def _plan(conversations: Sequence[Conversation], tokenizer: Any, scribe: _Scribe, train_on: str) -> list[Planned]:
-    """The texts of all conversations from few calls of the template; one by one where a record stops such a call."""
+    """The texts of all conversations: from moulds where the template allows it, else from few calls of the template,
+    one by one where a record stops such a call."""
+    planned: list[Planned | None] = [None] * len(conversations)
     forms: dict[int, Form] = {}
     turns: dict[int, tuple[list[int], dict[int, float]]] = {}
-    failed: dict[int, DataError] = {}
     for number, conversation in enumerate(conversations):
         try:
             _require_template(tokenizer, conversation.source)
             turns[number] = answer_turns(conversation, train_on)
-            forms[number] = form(conversation, scribe.controls, scribe.source)
+            planned[number] = _moulded(conversation, turns[number][1], tokenizer, scribe)
+            if planned[number] is None:
+                forms[number] = form(conversation, scribe.controls, scribe.source)
         except DataError as error:
-            failed[number] = error
+            planned[number] = error
     try:
         texts = render_texts(tokenizer, forms, [r for number in forms for r in _requests(number, *turns[number])])
     except REFUSALS:
         texts = {}
-    planned: list[Planned] = []
-    for number, conversation in enumerate(conversations):
+    for number, shown in forms.items():
         try:
-            if number in failed:
-                raise failed[number]
-            requests = _requests(number, *turns[number])
-            shown = forms[number]
-            if requests[0] not in texts:
-                requests = _requests(0, *turns[number])
-                shown, alone = _texts_of(conversation, requests, tokenizer, scribe)
-            else:
-                alone = {(0, length, ask): texts[number, length, ask] for _, length, ask in requests}
-            planned.append((shown.mark, find_paths(shown, *turns[number], alone, scribe.controls)))
+            planned[number] = _rendered(conversations[number], number, shown, turns[number], texts, tokenizer, scribe)
         except DataError as error:
-            planned.append(error)
-    return planned
+            planned[number] = error
+    return [found for found in planned if found is not None]
+
+
+def _moulded(
+    conversation: Conversation, trained: dict[int, float], tokenizer: Any, scribe: _Scribe
+) -> tuple[str, list[Path]] | None:
+    """The paths without running the template; None where its own way has to be taken."""
+    shape = shape_of(conversation, trained)
+    mould = scribe.moulds.find(shape, tokenizer)
+    if mould is None or shape is None:
+        return None
+    typed_in = scribe.controls.typed_in
+    if any(typed_in(message.content, assistant=message.role == "assistant") for message in conversation.messages):
+        return None
+    paths = mould.fill(conversation, trained)
+    if paths is None:
+        return None
+    if not scribe.moulds.is_proven(shape):
+        turns = [turn for turn, message in enumerate(conversation.messages) if message.role == "assistant"]
+        shown, texts = _texts_of(conversation, _requests(0, turns, trained), tokenizer, scribe)
+        scribe.moulds.prove(shape, paths == find_paths(shown, turns, trained, texts, scribe.controls))
+        return _moulded(conversation, trained, tokenizer, scribe)
+    return "", paths
+
+
+def _rendered(
+    conversation: Conversation,
+    number: int,
+    shown: Form,
+    turns: tuple[list[int], dict[int, float]],
+    texts: Texts,
+    tokenizer: Any,
+    scribe: _Scribe,
+) -> tuple[str, list[Path]]:
+    """The paths from the template's texts; alone, where the call for all of them was refused."""
+    requests = _requests(number, *turns)
+    if requests[0] in texts:
+        alone = {(0, length, ask): texts[number, length, ask] for _, length, ask in requests}
+    else:
+        shown, alone = _texts_of(conversation, _requests(0, *turns), tokenizer, scribe)
+    return shown.mark, find_paths(shown, *turns, alone, scribe.controls)
 
 
 def _requests(number: int, turns: Sequence[int], trained: Mapping[int, float]) -> list[tuple[int, int, bool]]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def guard(
     say: Callable[[str], None],
     held_out: TokenStore | None = None,
     num_lost: int | None = None,
+    num_too_long: int = 0,
     prompt_weight: float = 0.0,
     seed: int = 0,
 ) -> list[Finding]:
@@ -48,11 +50,14 @@ def guard(
 
     `mode`: 'refuse' raises DataError with every refusal and its mend, 'warn' only says them, 'off' looks at nothing.
     `num_lost`: samples that lost the end of an answer to max_length, with those that are not in the store for it; None
-    counts those in the store. Returns all findings.
+    counts those in the store. `num_too_long`: rows that are not in the store since nothing trained of them fits into
+    max_length. Returns all findings.
     """
     if mode == "off" or not len(store):
         return []
     findings = [*_of_arrays(store, num_lost), *_leaks(store, held_out)]
+    total = len(store) + num_too_long
+    findings.append(judge("lost", checks.FAULTS["lost"], num_too_long, total))
     places = random.Random(seed).sample(range(len(store)), min(NUM_LOOKED_AT, len(store)))
     whole = [store[place] for place in sorted(places) if not store.lost_S[place]]
     findings += _of_samples(whole, tokenizer, prompt_weight)
@@ -122,15 +127,19 @@ def _is_document(sample: Sample) -> bool:
 
 
 def _as_record(sample: Sample, tokenizer: Any, prompt_weight: float, stops: Sequence[int]) -> Conversation | Document:
-    """What was written, from its tokens: what is trained as an answer, the rest as a prompt."""
+    """What was written, from its tokens: what is trained are the assistant's turns, the rest is the user's."""
     pairs = [pair for segment in sample.segments for pair in zip(segment.token_ids, segment.weights, strict=True)]
     if _is_document(sample):
         text = _decode([token for token, _ in pairs], tokenizer)
         return Document(text if text.strip() else "empty", sample.source)
-    asked = [token for token, weight in pairs if weight == prompt_weight]
-    answer = [token for token, weight in pairs if weight != prompt_weight and token not in stops]
-    turns = Message("user", _decode(asked, tokenizer)), Message("assistant", _decode(answer, tokenizer))
-    return Conversation(turns, sample.source)
+    turns = []
+    # A store keeps weights as fp32; the first token has weight 0 whatever the prompt's is.
+    unsaid = (0.0, prompt_weight, float(np.float32(prompt_weight)))
+    for is_answer, run in groupby(pairs, key=lambda pair: pair[1] not in unsaid):
+        ids = [token for token, _ in run if token not in stops]
+        turns.append(Message("assistant" if is_answer else "user", _decode(ids, tokenizer)))
+    # What stands behind the last answer is the template's, and would be taken for a question.
+    return Conversation(tuple(turns[: len(turns) - (turns[-1].role == "user")] or turns), sample.source)
 
 
 def _decode(ids: Sequence[int], tokenizer: Any) -> str:

@@ -50,7 +50,7 @@ class SftConfig(Config):
     )
     replay_ratio: float = Field(0.1, gt=0, lt=1, description="Share of the trained rows' tokens that is replay.")
     mixing_temperature: float = Field(
-        1.0, gt=0, description="Above 1, small entries of dataset are met more often than their size says."
+        1.0, ge=1, description="Above 1, small entries of dataset are met more often than their size says."
     )
     mixing_cap: int | None = Field(
         None, ge=1, description="Entries larger than this count as if they had so many samples."
