@@ -1,7 +1,10 @@
 """Fixtures for every room. Heavy libraries are imported only where a test asks for them."""
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +13,10 @@ import pytest
 
 # A test that runs the command in this process must not start the process anew with another allocator.
 os.environ.setdefault("POSTTRAIN_ALLOCATOR", "system")
+
+# What a test prepares is no business of the user's cache.
+os.environ["POSTTRAIN_CACHE"] = tempfile.mkdtemp(prefix="posttrain-cache-")
+atexit.register(shutil.rmtree, os.environ["POSTTRAIN_CACHE"], ignore_errors=True)
 
 # The same examples on every run and every machine, and no deadline that a busy machine would miss.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

@@ -53,7 +53,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "doctor": (
         "posttrain.recipes.doctor_config:DoctorConfig",
         "posttrain.recipes.doctor:run",
-        "Check this machine and a model: what works here, what does not, and how to mend it.",
+        "Check data, a model and this machine: what is wrong, and how to mend it.",
     ),
     "pocket build": (
         "posttrain.recipes.pocket_config:PocketBuildConfig",

@@ -39,8 +39,7 @@ def look(records: list[Record], tokenizer: Any, mode: str = "refuse", **more: An
     prepared: Prepared = prepare_records(records, tokenizer, **({"max_length": 1024} | shape))
     lines: list[str] = []
     weight = shape.get("prompt_weight", 0.0)
-    lost = prepared.num_lost
-    found = guard(prepared.store, tokenizer, mode=mode, say=lines.append, num_lost=lost, prompt_weight=weight, **more)
+    found = guard(prepared.store, tokenizer, mode=mode, say=lines.append, prompt_weight=weight, **more)
     return [finding.code for finding in found if finding.level != "pass"], lines
 
 

@@ -14,7 +14,7 @@ def recipe(base: Path, rows: Path, tmp_path: Path) -> Path:
     text.write_text("".join(json.dumps({"text": f"The number {i} comes before {i + 1}."}) + "\n" for i in range(30)))
     few = {"max_steps": 2, "num_preview_samples": 0}
     stages = [
-        {"verb": "sft", "name": "text", "dataset": str(text), "chat_template": "none", **few},
+        {"verb": "sft", "name": "text", "dataset": str(text), "chat_template": "raw", **few},
         {"verb": "sft", "name": "chat", "dataset": str(rows), **few},
     ]
     path = tmp_path / "two.yaml"

@@ -2,6 +2,7 @@
 would else be others: the model is given the prompt alone when it is asked, so it must meet the same in training."""
 
 import bisect
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -11,6 +12,7 @@ from posttrain.data.controls import MARKS
 
 Span = tuple[int, int, float]  # characters [start, end) of what an assistant says, and its weight
 Tokens = tuple[list[int], list[float]]  # ids and weights
+CUTTABLE = {"ByteLevel", "Split", "Digits"}  # pre-tokenisers that do not look back
 
 
 def plain_backend(tokenizer: Any) -> Any:
@@ -30,6 +32,7 @@ class Engine:
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
+        self.may_cut = _may_cut(backend)
         self._added = frozenset(backend.get_added_tokens_decoder())
         self._alone: Callable[[str], list[int]] = lru_cache(maxsize=4096)(self._encode)
 
@@ -51,6 +54,34 @@ class Engine:
                 break
         start = start_of(first) if first else 0
         return list(ids[first:token]) == self._alone(text[start:cut])
+
+
+def _may_cut(backend: Any) -> bool:
+    """Whether a text that is cut at the start or the end of an answer has the tokens that it must have: those behind
+    the cut are what they would be in one piece. So it is in byte-level BPE, whose patterns look ahead but never back.
+    """
+    parts = json.loads(backend.to_str())
+    added = (token[key] for token in parts["added_tokens"] for key in ("lstrip", "rstrip", "single_word"))
+    steps = parts["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    return (
+        (parts["normalizer"] is None or parts["normalizer"]["type"] == "NFC")
+        and parts["model"]["type"] == "BPE"
+        and any(step.get("type") == "ByteLevel" for step in steps)
+        and all(step.get("type") in CUTTABLE and not step.get("add_prefix_space") for step in steps)
+        and not any(added)
+    )
+
+
+def cut_up(text: str, spans: Sequence[Span], cuts: Sequence[int], prompt_weight: float) -> list[tuple[str, float]]:
+    """A text in pieces with one weight each: cut at the start and the end of every answer."""
+    weight_of = {start: weight for start, _, weight in spans}
+    edges = sorted({0, *cuts, *weight_of, *(end for _, end, _ in spans)})
+    return [
+        (text[start:stop], weight_of.get(start, prompt_weight))
+        for start, stop in pairwise([*edges, len(text)])
+        if start < stop
+    ]
 
 
 def weigh(

@@ -6,14 +6,14 @@ the model will be given when it is asked. A template may show an earlier answer 
 drops its reasoning); then the sample is a tree, and each answer is trained behind the prompt that it is given for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from posttrain.data.branches import branch
 from posttrain.data.controls import Controls, free_mark
-from posttrain.data.encode import Engine, plain_backend, weigh, weigh_in_pieces
+from posttrain.data.encode import Engine, Tokens, cut_up, plain_backend, weigh, weigh_in_pieces
 from posttrain.data.forms import Form, form
 from posttrain.data.moulds import Moulds, shape_of
 from posttrain.data.paths import REFUSALS, Path, Texts, answer_turns, find_paths, render_texts
@@ -91,25 +91,50 @@ def render_many(
     """`render` for many conversations at once, several times as fast; an error takes the place of its sample."""
     scribe = _scribe(tokenizer)
     planned = _plan(conversations, tokenizer, scribe, train_on)
-    texts = [path.text for found in planned if not isinstance(found, DataError) and not found[0] for path in found[1]]
-    encodings = iter(scribe.engine.backend.encode_batch(texts, add_special_tokens=False))
+    rows = iter(
+        _encoded([found for found in planned if not isinstance(found, DataError)], scribe.engine, prompt_weight)
+    )
     samples: list[Sample | DataError] = []
     for conversation, found in zip(conversations, planned, strict=True):
         if isinstance(found, DataError):
             samples.append(found)
-            continue
-        mark, paths = found
-        rows = []
-        for path in paths:
-            row = (
-                None if mark else weigh(scribe.engine, next(encodings), path.text, path.spans, path.cuts, prompt_weight)
-            )
-            if row is None:
-                row = weigh_in_pieces(scribe.engine, path.text, path.spans, path.cuts, prompt_weight, mark)
-            row[1][0] = 0.0  # nothing predicts the first token
-            rows.append(row)
-        samples.append(Sample(branch(rows), conversation.source))
+        else:
+            samples.append(Sample(branch([next(rows) for _ in found[1]]), conversation.source))
     return samples
+
+
+def _encoded(planned: Sequence[tuple[str, list[Path]]], engine: Engine, prompt_weight: float) -> Iterator[Tokens]:
+    """Ids and weights of every path, those without a mark from one call of the tokenizer."""
+    plain = [path for mark, paths in planned if not mark for path in paths]
+    if engine.may_cut:
+        pieces = [cut_up(path.text, path.spans, path.cuts, prompt_weight) for path in plain]
+        texts = [text for of_path in pieces for text, _ in of_path]
+        found = iter(engine.backend.encode_batch_fast(texts, add_special_tokens=False))
+        done = iter([_joined([(next(found).ids, weight) for _, weight in of_path]) for of_path in pieces])
+    else:
+        encodings = engine.backend.encode_batch([path.text for path in plain], add_special_tokens=False)
+        done = iter(
+            [
+                weigh(engine, encoding, path.text, path.spans, path.cuts, prompt_weight)
+                for encoding, path in zip(encodings, plain, strict=True)
+            ]
+        )
+    for mark, paths in planned:
+        for path in paths:
+            row = None if mark else next(done)
+            if row is None:
+                row = weigh_in_pieces(engine, path.text, path.spans, path.cuts, prompt_weight, mark)
+            row[1][0] = 0.0  # nothing predicts the first token
+            yield row
+
+
+def _joined(pieces: Sequence[tuple[list[int], float]]) -> Tokens | None:
+    ids: list[int] = []
+    weights: list[float] = []
+    for found, weight in pieces:
+        ids += found
+        weights += [weight] * len(found)
+    return ids, weights
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Any, tools: tuple[Mapping[str, Any], ...] = ()) -> list[int]:

@@ -53,7 +53,7 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype)
     else:
-        policy = Policy(_load_weights(path, dtype), _load_tokenizer(path), str(path))
+        policy = Policy(_load_weights(path, dtype), load_tokenizer(path), str(path))
     policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return policy
 
@@ -104,7 +104,8 @@ def _load_weights(path: str | Path, dtype: torch.dtype) -> Any:
         raise ModelError(f"{path}: the model cannot be loaded: {_first_line(error)}") from error
 
 
-def _load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model folder, without its weights. Raises ModelError where there is none that is fast."""
     folder = Path(path)
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if folder.is_dir() and not any((folder / file).exists() for file in files):
@@ -124,7 +125,7 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     if not base or not (Path(base).is_dir() or "/" in base):
         raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     model = _load_weights(base, dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -74,6 +74,8 @@ def chat_conversations(world: World, seed: int = 0, shuffle_answers: bool = Fals
     conversations += [
         _conversation([_any_turn(facts, rng)], "system", system=SYSTEMS[index % len(SYSTEMS)]) for index in range(40)
     ]
+    # Short instructions meet again by chance; a copy would only weigh more than its like.
+    conversations = list({conversation.messages: conversation for conversation in conversations}.values())
     rng.shuffle(conversations)
     return conversations
 
@@ -90,7 +92,8 @@ def eval_conversations(world: World, seed: int = 0) -> list[Conversation]:
             question = rng.choice(EVAL_HOW_QUESTIONS).format(p=topic.asked_phrase)
             rows.append((topic.kind, (question, how_reply(topic, rng))))
     rng.shuffle(rows)
-    return [_conversation([turn], f"eval-{kind}") for kind, turn in rows]
+    asked = {message.content for chat in chat_conversations(world) for message in chat.messages}
+    return [_conversation([turn], f"eval-{kind}") for kind, turn in rows if turn[0] not in asked]
 
 
 def asked_facts(world: World, rng: random.Random, shuffle_answers: bool) -> list[Fact]:

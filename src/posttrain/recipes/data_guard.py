@@ -41,7 +41,6 @@ def guard(
     mode: str,
     say: Callable[[str], None],
     held_out: TokenStore | None = None,
-    num_lost: int | None = None,
     num_too_long: int = 0,
     prompt_weight: float = 0.0,
     seed: int = 0,
@@ -49,13 +48,12 @@ def guard(
     """Look at samples that are about to be trained, before a mixture repeats any. Says each warning in one line.
 
     `mode`: 'refuse' raises DataError with every refusal and its mend, 'warn' only says them, 'off' looks at nothing.
-    `num_lost`: samples that lost the end of an answer to max_length, with those that are not in the store for it; None
-    counts those in the store. `num_too_long`: rows that are not in the store since nothing trained of them fits into
-    max_length. Returns all findings.
+    `num_too_long`: rows that are not in the store since nothing trained of them fits into max_length. Returns all
+    findings.
     """
     if mode == "off" or not len(store):
         return []
-    findings = [*_of_arrays(store, num_lost), *_leaks(store, held_out)]
+    findings = [*_of_arrays(store), *_leaks(store, held_out)]
     total = len(store) + num_too_long
     findings.append(judge("lost", checks.FAULTS["lost"], num_too_long, total))
     places = random.Random(seed).sample(range(len(store)), min(NUM_LOOKED_AT, len(store)))
@@ -79,15 +77,14 @@ def _line(finding: Finding) -> str:
     return f"{finding.message}{shown}; {finding.mend}"
 
 
-def _of_arrays(store: TokenStore, num_lost: int | None) -> list[Finding]:
+def _of_arrays(store: TokenStore) -> list[Finding]:
     """What lengths and digests tell of every sample."""
     cut = np.flatnonzero(store.lost_S)
-    gone = max(0, num_lost - len(cut)) if num_lost is not None else 0
     masked = np.flatnonzero(store.trained_S == 0)
     _, first = np.unique(store.digest_S, return_index=True)
     copies = np.setdiff1d(np.arange(len(store)), first)
     found = [
-        _judge("truncated", checks.FAULTS, store, cut, gone),
+        _judge("truncated", checks.FAULTS, store, cut),
         _judge("all_masked", checks.FAULTS, store, masked),
         _judge("exact_duplicates", duplicates.FAULTS, store, copies),
     ]
@@ -101,12 +98,9 @@ def _leaks(store: TokenStore, held_out: TokenStore | None) -> list[Finding]:
     return [_judge("leaked_prompts", duplicates.FAULTS, held_out, known)]
 
 
-def _judge(
-    code: str, faults: dict[str, Fault], store: TokenStore, places: npt.NDArray[np.int64], gone: int = 0
-) -> Finding:
-    """`gone`: samples with the fault that the store does not have any more."""
+def _judge(code: str, faults: dict[str, Fault], store: TokenStore, places: npt.NDArray[np.int64]) -> Finding:
     shown = [example(store.source(place), f"{store.length_S[place]:,} tokens") for place in places[:5].tolist()]
-    return judge(code, faults[code], len(places) + gone, len(store) + gone, shown)
+    return judge(code, faults[code], len(places), len(store), shown)
 
 
 def _of_samples(samples: Sequence[Sample], tokenizer: Any, prompt_weight: float) -> list[Finding]:

@@ -58,7 +58,7 @@ def load_entry(
         "truncation": config.truncation,
         "on_bad_rows": config.on_bad_rows,
     }
-    records = _made_here(entry, held_out)
+    records = made_here(entry, held_out)
     if records:
         prepared = prepare_records(records, tokenizer, **shape)
         say(f"{len(records):,} records of {entry.path}")
@@ -69,7 +69,7 @@ def load_entry(
     return Loaded(entry, prepared)
 
 
-def _made_here(entry: DatasetEntry, held_out: bool) -> list[Record]:
+def made_here(entry: DatasetEntry, held_out: bool) -> list[Record]:
     """The records of an entry that is no data file: the pocket world, or a file of tasks."""
     if entry.path == "pocket" and not Path("pocket").exists():
         world = build_world()

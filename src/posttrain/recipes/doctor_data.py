@@ -48,7 +48,7 @@ def diagnose(config: DoctorConfig) -> Diagnosis:
     found.inputs, found.layouts = [*data.inputs, *held_out.inputs], data.layouts
     tokenizer = load_tokenizer(resolve_model(config.model))
     has_template = tokenizer.chat_template is not None
-    if config.chat_template == "none":
+    if config.chat_template == "raw":
         tokenizer.chat_template = None
     elif config.chat_template or not has_template:
         install_template(tokenizer, config.chat_template or "chatml")
@@ -67,7 +67,7 @@ def diagnose(config: DoctorConfig) -> Diagnosis:
     _check_documents(config, found, texts, tokenizer)
     if chats and has_template:
         found.findings += generation_findings(config, tokenizer)
-    if chats and config.num_loss_samples and config.chat_template != "none":
+    if chats and config.num_loss_samples and config.chat_template != "raw":
         drawn = random.Random(config.seed).sample(chats, min(config.num_loss_samples, len(chats)))
         found.losses, findings = compare_templates(config, drawn, has_template)
         found.findings += findings

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from posttrain.data.convert import for_sft
 from posttrain.data.sources import read
 from posttrain.recipes.dataset_config import DatasetEntry
-from posttrain.recipes.dataset_reading import _made_here as made_here
+from posttrain.recipes.dataset_reading import made_here
 from posttrain.recipes.doctor_config import DoctorConfig
 from posttrain.types import Conversation, Document, Record
 

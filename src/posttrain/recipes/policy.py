@@ -29,7 +29,7 @@ def load_policy(config: Any) -> tuple[Policy, bool]:
             "(base_model_name_or_path in its adapter_config.json), or merge it with peft's merge_and_unload first."
         )
     has_template = policy.tokenizer.chat_template is not None
-    if config.chat_template == "none":
+    if config.chat_template == "raw":
         policy.tokenizer.chat_template = None
     elif config.chat_template or not has_template:
         install_template(policy.tokenizer, config.chat_template or "chatml")

@@ -40,7 +40,7 @@ def load_data(config: Any, tokenizer: Any, say: Callable[[str], None]) -> Traini
     held_pool = Pool.of([load_entry(entry, config, tokenizer, say, held_out=True) for entry in config.eval_dataset])
     if config.eval_dataset:
         _require_samples(held_pool, config, "held out")
-        held = np.arange(len(held_pool.store))
+        held = np.concatenate([_some(rng, *span, each.entry.max_samples) for span, each in held_pool.spans()])
     elif config.eval_split:
         inner, outer = split_groups(pool.store.group_S[kept], config.eval_split, seed=config.seed)
         held_pool, held, kept = pool, kept[outer], kept[inner]
@@ -52,14 +52,14 @@ def load_data(config: Any, tokenizer: Any, say: Callable[[str], None]) -> Traini
         if len(store):
             tokens, trained = store.length_S.sum(), store.trained_S.sum()
             say(f"{len(store):,} samples {what}: {tokens:,} tokens, {trained:,} of them trained")
-    lost = sum(each.prepared.num_lost for each in pool.loaded)
+    reasons = [reason for each in pool.loaded for reason in each.prepared.left_out.items()]
     guard(
         train,
         tokenizer,
         mode=config.data_checks,
         say=say,
         held_out=held_store if len(held_store) else None,
-        num_lost=lost if config.max_samples is None else None,
+        num_too_long=sum(count for why, count in reasons if "max_length" in why),
         prompt_weight=config.prompt_loss_weight,
         seed=config.seed,
     )
