@@ -88,11 +88,14 @@ def _some(rng: np.random.Generator, start: int, stop: int, count: int | None) ->
 def _require_samples(pool: Pool, config: Any, what: str) -> None:
     if len(pool.store):
         return
-    long = sum(each.prepared.num_long for each in pool.loaded)
-    left = {why: count for each in pool.loaded for why, count in each.prepared.left_out.items()}
+    left = [(count, why) for each in pool.loaded for why, count in each.prepared.left_out.items()]
+    mend = (
+        f"raise max_length ({config.max_length} tokens) or shorten the prompts"
+        if any("max_length" in why for _, why in left)
+        else "say which field holds the answers, e.g. columns: {completion: YOUR_FIELD}"
+    )
     raise DataError(
-        f"nothing is left {what}: {long:,} samples are over max_length ({config.max_length} tokens) and no trained "
-        f"token of any fits (raise max_length or shorten the prompts); left out: {left or 'nothing'}.",
+        f"nothing is left {what}: {'; '.join(f'{count:,} rows: {why}' for count, why in left)}; {mend}.",
         file=", ".join(each.entry.path for each in pool.loaded),
     )
 
