@@ -26,6 +26,9 @@ fix: $(VENV)/.installed-dev  ## Mend style and format where that can be done saf
 
 bench: $(VENV)/.installed-dev  ## Every benchmark; PEER=path/to/python of an environment with trl (benchmarks/README.md).
 	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/new_tokens.py --steps 20 40
 	$(BIN)/python benchmarks/sft.py --peer-python "$(PEER)"
 
 docs: $(VENV)/.installed-dev  ## Check what the documents promise: commands, keys, examples in docstrings.
