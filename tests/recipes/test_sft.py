@@ -137,7 +137,10 @@ BAD_ROWS = {
     "missing file": (None, ["nowhere.jsonl", "no such file"]),
     "empty file": ("", ["rows.jsonl", "empty"]),
     "broken line": ('{"text": "a b c"}\n{"text": ', ["rows.jsonl", "line 2", "JSON"]),
-    "no assistant turn": ('{"messages": [{"role": "user", "content": "hi"}]}', ["rows.jsonl", "nothing is left to train", "a prompt without an answer to train on"]),
+    "no assistant turn": (
+        '{"messages": [{"role": "user", "content": "hi"}]}',
+        ["rows.jsonl", "nothing is left to train", "a prompt without an answer to train on"],
+    ),
     "unknown fields": ('{"foo": 1}', ["line 1", "foo", "fit no layout", "columns"]),
     "wrong type": ('{"prompt": "a", "completion": 3}', ["line 1", "completion", "a number"]),
     "nothing left": (

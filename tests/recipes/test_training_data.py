@@ -147,7 +147,10 @@ def test_the_preview_shows_conversations_of_the_held_out_side(prepared: Any, tmp
 
 def test_nothing_fits(prepared: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": "word " * 400, "completion": "yes"}])
-    with pytest.raises(DataError, match=r"a.jsonl: nothing is left to train: 1 rows: no trained token before max_length; raise max_length \(64"):
+    with pytest.raises(
+        DataError,
+        match=r"a.jsonl: nothing is left to train: 1 rows: no trained token before max_length; raise max_length \(64",
+    ):
         prepared(dataset=path)
 
 

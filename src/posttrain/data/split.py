@@ -40,8 +40,8 @@ def split_groups(group_S: np.ndarray, share: float, *, seed: int) -> tuple[np.nd
     key_G, group_of_S, size_G = np.unique(np.asarray(group_S, np.uint64), return_inverse=True, return_counts=True)
     if len(key_G) < 2:
         raise DataError(
-            f"all {len(group_S):,} rows have the same prompt or are of one document, so none can be held out without its "
-            "twins being trained; give held-out data of its own."
+            f"all {len(group_S):,} rows have the same prompt or are of one document, so none can be held out without "
+            "its twins being trained; give held-out data of its own."
             if len(group_S)
             else "there is no row to hold out."
         )

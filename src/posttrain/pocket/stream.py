@@ -6,8 +6,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from posttrain.data.stream import Stream
 from posttrain.data.branches import fit
+from posttrain.data.stream import Stream
 from posttrain.data.template import render_document
 from posttrain.pocket.corpus import PHASES, documents
 from posttrain.pocket.world import World

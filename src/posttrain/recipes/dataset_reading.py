@@ -13,6 +13,7 @@ from posttrain.data.hub import hub_rows, is_hub_name
 from posttrain.data.layouts import parse_row
 from posttrain.data.prepare import Prepared, prepare, prepare_records
 from posttrain.data.split import group_key
+from posttrain.data.task_file import is_task_file, read_tasks
 from posttrain.pocket.chat import chat_conversations, eval_conversations
 from posttrain.pocket.corpus import documents
 from posttrain.pocket.world import build_world
@@ -50,7 +51,7 @@ class Loaded:
 def load_entry(
     entry: DatasetEntry, config: Any, tokenizer: Any, say: Callable[[str], None], *, held_out: bool = False
 ) -> Loaded:
-    """Read and tokenise one entry. `held_out`: what the pocket is asked for are its held-out conversations."""
+    """Read and tokenise one entry; with `held_out` the held-out conversations of the pocket or of a task file."""
     shape = {
         "max_length": config.max_length,
         "prompt_weight": config.prompt_loss_weight,
@@ -77,6 +78,8 @@ def made_here(entry: DatasetEntry, held_out: bool) -> list[Record]:
     if entry.path == "pocket-corpus" and not Path("pocket-corpus").exists():
         texts = islice(documents(build_world(), seed=CORPUS_SEED), CORPUS_DOCUMENTS)
         return [Document(text, f"pocket-corpus {kind}:{number}") for number, (kind, text) in enumerate(texts, 1)]
+    if is_task_file(entry.path):
+        return list(read_tasks(entry.path, held_out=held_out))
     return []
 
 

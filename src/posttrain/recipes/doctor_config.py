@@ -37,7 +37,7 @@ with warnings.catch_warnings():
 
         model: str = Field("pocket", description="Model folder or Hugging Face name; `pocket` is the embedded base.")
         chat_template: str | None = Field(
-            None, description="Template for turns: a shipped name, a Jinja file or `raw` (none); left out, the model's own."
+            None, description="Template for turns: a shipped name, a Jinja file, or `raw` for none; left out, its own."
         )
         num_loss_samples: int = Field(
             64, ge=0, description="Conversations measured under each template; 0 loads no weights."

@@ -14,8 +14,7 @@ from posttrain.data.findings import Finding
 from posttrain.data.template import install_template, stop_token_ids
 from posttrain.models.attention import install_attention, ordinary_attention
 from posttrain.models.fused import fuse
-from posttrain.models.load import Policy
-from posttrain.models.load import load_tokenizer
+from posttrain.models.load import Policy, load_tokenizer
 from posttrain.models.logprobs import causal_lm, token_logps
 from posttrain.models.precision import has_fast_bf16
 from posttrain.recipes.doctor_config import DoctorConfig

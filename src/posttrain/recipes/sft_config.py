@@ -24,7 +24,7 @@ class SftConfig(Config):
 
     model: str = Field("pocket", description="Model folder or Hugging Face name; `pocket` is the embedded base.")
     chat_template: str | None = Field(
-        None, description="Template for turns: a shipped name, a Jinja file or `raw` (none); left out, the model's own."
+        None, description="Template for turns: a shipped name, a Jinja file, or `raw` for none; left out, its own."
     )
     bf16: bool | None = Field(
         None, description="Compute in bfloat16 by autocast; left out, on where the hardware has it."
