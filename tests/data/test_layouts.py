@@ -934,3 +934,10 @@ class TestRefusals:
             with pytest.raises(DataError) as caught:
                 parse(row)
             assert len(str(caught.value)) < 1000
+
+
+def test_a_mapped_answer_makes_a_code_problem_a_pair() -> None:
+    row = {"prompt": "def f():", "entry_point": "f", "test": "assert f()", "canonical_solution": " return 1"}
+    assert parse_row(row, file="h.jsonl", line=1).layout == "HumanEval"
+    found = parse_row(row, file="h.jsonl", line=1, columns={"completion": "canonical_solution"})
+    assert found.layout == "prompt/completion"

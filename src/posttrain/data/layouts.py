@@ -119,7 +119,13 @@ LAYOUTS = (
     ),
     *CHATS,
     Layout("self-instruct", ("instruction", "instances"), read_self_instruct),
-    Layout("HumanEval", ("prompt", "entry_point", "test"), read_prompt, _has("test")),
+    # With an answer to learn, from `columns` say, it is a pair like others.
+    Layout(
+        "HumanEval",
+        ("prompt", "entry_point", "test"),
+        read_prompt,
+        lambda row: row["test"] and not row.get("completion"),
+    ),
     Layout("sampled solutions", ("question",), read_samples, has_samples),
     *ANSWERED,
     Layout("TruthfulQA", ("Question", "Best Answer"), read_truthful),

@@ -9,7 +9,7 @@ import yaml
 
 from posttrain.data.fields import kind
 from posttrain.data.files import find_files, raw_rows
-from posttrain.data.hub import hub_rows, is_hub_name
+from posttrain.data.hub import hub_rows
 from posttrain.data.json_text import decode, explain
 from posttrain.data.tasks import PER_TASK, Row, Task, TaskSet, Template, check_template
 from posttrain.data.trees import UNREADABLE, Raw
@@ -20,7 +20,7 @@ ENDINGS = (".yaml", ".yml")
 SEPARATOR = "|||"
 """Between the two sides of a template that is written as one text, as in T0's."""
 SET_KEYS = ("tasks", "hold_out", "per_task", "per_row", "inverted_share", "seed")
-TASK_KEYS = ("name", "cluster", "data", "config", "split", "rows", "options", "templates")
+TASK_KEYS = ("name", "cluster", "data", "hub", "config", "split", "rows", "options", "templates")
 TEMPLATE_KEYS = ("prompt", "target", "inverted", "letters")
 
 Place = tuple[str | int, ...]
@@ -86,9 +86,10 @@ class _TaskFile:
             raise DataError(f"this is not valid YAML: {' '.join(str(error).split())}.", file=str(path)) from None
         if node is not None:
             for place, line in _lines(node, (), set()):
-                if place in self.lines:
-                    raise self.error(f"the key {place[-1]!r} stands here twice; keep one", place)
+                first = self.lines.get(place)
                 self.lines[place] = line
+                if first is not None:
+                    raise self.error(f"the key {place[-1]!r} was already given on line {first}; keep one", place)
 
     def error(self, message: str, place: Place, task: str = "") -> DataError:
         """`message` with the place: its line, the task and the template by number, and the field."""
@@ -153,18 +154,23 @@ class _TaskFile:
         return template
 
     def rows(self, given: Mapping[str, Any], place: Place, task: str) -> tuple[Row, ...]:
-        if ("data" in given) == ("rows" in given):
-            raise self.error("give one of data (a path) and rows (a list)", place, task)
+        if sum(key in given for key in ("data", "hub", "rows")) != 1:
+            raise self.error("give one of data (a path), hub (the name of a data set) and rows (a list)", place, task)
         if "rows" in given:
             rows = given["rows"]
             if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
                 raise self.error("expected a list of rows, each with its fields", (*place, "rows"), task)
             return tuple(rows)
-        data = self.text(given["data"], (*place, "data"), task)
+        key = "data" if "data" in given else "hub"
+        name, split = (self.text(given.get(each, "train"), (*place, each), task) for each in (key, "split"))
         config = self.text(given["config"], (*place, "config"), task) if "config" in given else None
-        found = tuple(_read(self.path.parent, data, config, self.text(given.get("split", "train"), place, task)))
+        found: tuple[Row, ...]
+        if key == "hub":
+            found = tuple(row for _, row in hub_rows(name, config=config, split=split))
+        else:
+            found = tuple(_read(self.path.parent / name, split))
         if not found:
-            raise self.error(f"{data} holds no row", (*place, "data"), task)
+            raise self.error(f"{name} holds no row", (*place, key), task)
         return found
 
     def text(self, value: Any, place: Place, task: str = "") -> str:
@@ -213,11 +219,8 @@ def _lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Plac
             yield from _lines(value, (*place, number), seen)
 
 
-def _read(folder: Path, data: str, config: str | None, split: str) -> Iterator[Row]:
-    if not (folder / data).exists() and is_hub_name(data):
-        yield from (row for _, row in hub_rows(data, config=config, split=split))
-        return
-    for file in find_files(str(folder / data), split=split):
+def _read(path: Path, split: str) -> Iterator[Row]:
+    for file in find_files(str(path), split=split):
         for line, raw in raw_rows(file):
             yield _fields(raw, str(file), line)
 

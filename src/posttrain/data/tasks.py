@@ -31,7 +31,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One wording of a task, both sides Jinja over a row's fields; `{{ options }}` is the block of answer options.
+    """One wording of a task, both sides Jinja over a row's fields (`{{ row['any name'] }}` works for all of them);
+    `{{ options }}` is the block of answer options.
 
     `inverted`: the answer is given, and what it answers is asked for. `letters`: the options carry letters, and the
     letter of the target is the answer. `line`: where it stands in its file, for error messages.
@@ -138,7 +139,7 @@ def say(task: Task, index: int, row: Row, rng: random.Random, *, number: int = 1
     """
     template = task.templates[index]
     place = f"task {task.name!r}, template {index + 1}, row {number}"
-    fields, shown = dict(row), []
+    fields, shown = {"row": row, **row}, []
     if template.shows_options:
         shown = _options(task, template, row, place)
         rng.shuffle(shown)
@@ -240,7 +241,7 @@ def _filled(text: str, fields: Mapping[str, Any], file: str, line: int | None, p
         filled = _parsed(text)[0].render(fields).strip()
     except UndefinedError as error:
         name = re.match(r"'(\w+)' is undefined", str(error))
-        has = f"the row has the fields {', '.join(map(str, fields))}"
+        has = f"the row has the fields {', '.join(str(field) for field in fields if field not in ('row', 'options'))}"
         fault = f"{place}: {'there is no such field' if name else _one_line(error)}; {has}."
         raise DataError(fault, file=file, line=line, field=name[1] if name else "") from None
     except Exception as error:  # the template is the user's program, and its filters raise what they like
@@ -271,4 +272,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 def _key(row: Row) -> str:
     """Equal for equal rows, however their text is spaced or capitalised."""
-    return " ".join(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).casefold().split())
+    plain = {str(field): _folded(value) if isinstance(value, str) else value for field, value in row.items()}
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
