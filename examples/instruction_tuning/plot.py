@@ -93,7 +93,7 @@ def _legend() -> str:
         ("answers shuffled", RED, "4 3"),
         ("chance", GREY, "2 4"),
         ("base, bare", RED, "1 5"),
-        ("base as Q and Aly", ORANGE, "7 4"),
+        ("base as Q and A", ORANGE, "7 4"),
     )
     parts, x = [], LEFT
     for name, colour, dash in entries:
