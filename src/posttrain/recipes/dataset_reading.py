@@ -1,7 +1,8 @@
 """One entry of `dataset:` to prepared samples, saying aloud what was read and what was left out."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def load_entry(
     if records:
         prepared = prepare_records(records, tokenizer, **shape)
         say(f"{len(records):,} records of {entry.path}")
-        return Loaded(entry, prepared, records)
+        told: dict[str, Any] = {"path": entry.path, "records": len(records), "samples": len(prepared.store)}
+        if Path(entry.path).is_file():
+            told["sha256"] = hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()
+        return Loaded(entry, replace(prepared, inputs=[told]), records)
     columns = entry.columns or None
     prepared = prepare(_opened(entry), tokenizer, columns=columns, num_proc=config.dataset_num_proc, say=say, **shape)
     _report(entry, prepared, say)
