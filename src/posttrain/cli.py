@@ -35,6 +35,36 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.sft:run",
         "Supervised fine-tuning on conversations, prompt and answer pairs, or plain text.",
     ),
+    "reward": (
+        "posttrain.recipes.reward_config:RewardConfig",
+        "posttrain.recipes.reward:run",
+        "Train a reward model on compared answers, and measure how far to trust it.",
+    ),
+    "dpo": (
+        "posttrain.recipes.preference_config:DpoConfig",
+        "posttrain.recipes.preference:run",
+        "Learn from compared answers directly: DPO, IPO, hinge, APO, BCO, SPPO and their kin.",
+    ),
+    "kto": (
+        "posttrain.recipes.preference_config:KtoConfig",
+        "posttrain.recipes.preference:run",
+        "Learn from answers that people called good or bad.",
+    ),
+    "orpo": (
+        "posttrain.recipes.preference_config:OrpoConfig",
+        "posttrain.recipes.preference:run",
+        "Fine-tune and learn from compared answers at once, without a reference (odds ratio).",
+    ),
+    "simpo": (
+        "posttrain.recipes.preference_config:SimpoConfig",
+        "posttrain.recipes.preference:run",
+        "Learn from compared answers by length-normalised rewards, without a reference.",
+    ),
+    "cpo": (
+        "posttrain.recipes.preference_config:CpoConfig",
+        "posttrain.recipes.preference:run",
+        "Contrastive preference optimisation: no reference, and a fine-tuning term.",
+    ),
     "run": (
         "posttrain.recipes.pipeline_config:PipelineConfig",
         "posttrain.recipes.pipeline:run",

@@ -8,6 +8,7 @@ Shape suffixes used on tensors everywhere:
 `logp` is a log-probability (natural logarithm), `_coef` a coefficient, `num_` a count, `_s` seconds.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -103,17 +104,28 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One prompt and two continuations; somebody preferred the first. An answer may have several messages."""
+    """One prompt and two continuations; somebody preferred the first. An answer may have several messages.
+
+    `label`: the probability that `chosen` is the better one, below 1 where people disagree. `margin`: by how much it
+    is better, in units of reward. `weight`: how much the pair counts beside others.
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     source: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
+    label: float = 1.0
+    margin: float = 0.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.prompt and self.chosen and self.rejected):
             raise ValueError("a preference needs a prompt, a chosen and a rejected answer")
+        if not 0 <= self.label <= 1:
+            raise ValueError(f"label is {self.label}, expected a probability between 0 and 1")
+        _require_finite(margin=self.margin)
+        _require_weight(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +146,21 @@ class Rating:
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """One prompt and its answers in an order of merit: `ranks[i]` is the place of `responses[i]`, 0 the best; equal
-    places are ties."""
+    places are ties. `weight`: how much it counts beside others, all its pairs together."""
 
     prompt: tuple[Message, ...]
     responses: tuple[tuple[Message, ...], ...]
     ranks: tuple[float, ...]
     source: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.prompt or len(self.responses) < 2 or not all(self.responses):
             raise ValueError("a ranking needs a prompt and at least two answers")
         if len(self.ranks) != len(self.responses):
             raise ValueError(f"got {len(self.ranks)} ranks for {len(self.responses)} answers")
+        _require_weight(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +194,17 @@ class Principle:
             raise ValueError("a principle needs a critique request and a revision request")
 
 
+def _require_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, expected a finite number")
+
+
+def _require_weight(weight: float) -> None:
+    if not 0 < weight < math.inf:
+        raise ValueError(f"weight is {weight}, expected a number above 0")
+
+
 Record = Conversation | Document | Prompt | Preference | Rating | Ranking | MessageTree | Principle
 
 
@@ -201,17 +226,39 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """What is known of two answers of one sample, by their numbers: with probability `label`, `better` is the better
+    one, by `margin` units of reward. `weight`: what it adds to the unit count of a batch."""
+
+    better: int
+    worse: int
+    label: float = 1.0
+    margin: float = 0.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A tree of segments, parents before children: one prompt and its k branches.
 
-    One segment for supervised fine-tuning, a prompt with two branches for a preference pair, with G for a group.
-    The first token of the root has no predecessor, so its weight must be 0.
+    One segment for supervised fine-tuning; for preferences segment 0 is the prompt and segment i + 1 is answer i, with
+    `pairs` of answers that were compared, or a `score` for every answer. The first token of the root has no
+    predecessor, so its weight must be 0. `reference_logps`: of every token with a weight, in order.
     """
 
     segments: tuple[Segment, ...]
     source: str = ""
+    pairs: tuple[Pair, ...] = ()
+    scores: tuple[float, ...] = ()
+    reference_logps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        num_answers = len(self.segments) - 1
+        for pair in self.pairs:
+            if not (0 <= pair.better < num_answers and 0 <= pair.worse < num_answers and pair.better != pair.worse):
+                raise ValueError(f"{pair} does not compare two of the {num_answers} answers")
+        if self.scores and len(self.scores) != num_answers:
+            raise ValueError(f"got {len(self.scores)} scores for {num_answers} answers")
         for index, segment in enumerate(self.segments):
             if not -1 <= segment.parent < index:
                 raise ValueError(f"segment {index} has parent {segment.parent}, expected an earlier segment or -1")
@@ -239,6 +286,32 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """The answers of a batch of preference data, numbered in row order, and what is known of them.
+
+    `answer_N`: the answer that holds each trained token. `last_A`: the position of each answer's last token.
+    `better_M`, `worse_M`: int64 numbers of answers that were compared; `label_M`, `margin_M`, `weight_M`: float32, as
+    in Pair. `score_A`: float32 ratings of answers, empty where there are none. `reference_N`: float32 log-probability
+    of each trained token under the reference model, where one was asked.
+    """
+
+    answer_N: "torch.Tensor"
+    last_A: "torch.Tensor"
+    better_M: "torch.Tensor"
+    worse_M: "torch.Tensor"
+    label_M: "torch.Tensor"
+    margin_M: "torch.Tensor"
+    weight_M: "torch.Tensor"
+    score_A: "torch.Tensor"
+    reference_N: "torch.Tensor | None" = None
+
+    def to(self, device: "torch.device") -> "Judged":
+        """The same on another device."""
+        tensors = {name: getattr(self, name) for name in Judged.__slots__}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Packed trees in one flat row, without padding. What each trained token needs to know is beside it.
 
@@ -247,6 +320,8 @@ class Batch:
     `target_ids_N`: the trained tokens; `source_N`: the position whose hidden state predicts each of them (for the
     first token of a branch this is the last position of its prompt); `weight_N`: float32 loss weights;
     `span_N`: the index in `spans` that holds each. `sources`: where each tree came from, for error messages.
+    `judged`: of preference data, what is known of the answers. `baseline`: answers behind prompts that they do not
+    belong to, where an objective measures its baseline on such (KTO).
     """
 
     input_ids_T: "torch.Tensor"
@@ -257,6 +332,8 @@ class Batch:
     weight_N: "torch.Tensor"
     span_N: "torch.Tensor"
     sources: tuple[str, ...]
+    judged: "Judged | None" = None
+    baseline: "Batch | None" = None
 
     @property
     def num_tokens(self) -> int:
@@ -274,4 +351,5 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("input_ids_T", "position_ids_T", "target_ids_N", "source_N", "weight_N", "span_N")
         }
-        return replace(self, **tensors)
+        moved = {name: value and value.to(device) for name in ("judged", "baseline") for value in [getattr(self, name)]}
+        return replace(self, **tensors, **moved)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from posttrain.types import Batch, Sample, Span
+from posttrain.types import Batch, Judged, Sample, Span
 
 
 def pack(samples: Sequence[Sample]) -> Batch:
@@ -46,4 +46,33 @@ def pack(samples: Sequence[Sample]) -> Batch:
         weight_N=torch.tensor(weights, dtype=torch.float32),
         span_N=torch.tensor(held_by, dtype=torch.int64),
         sources=tuple(sample.source for sample in samples),
+        judged=_judged(samples, spans, held_by) if samples[0].pairs or samples[0].scores else None,
+    )
+
+
+def _judged(samples: Sequence[Sample], spans: Sequence[Span], held_by: Sequence[int]) -> Judged:
+    """What is known of the answers: every span but the first of a tree is one."""
+    answers: dict[int, int] = {}  # span: answer
+    columns: list[tuple[float, ...]] = []
+    scores: list[float] = []
+    span = 0
+    for sample in samples:
+        first = len(answers)
+        for place in range(1, len(sample.segments)):
+            answers[span + place] = first + place - 1
+        columns += [(first + p.better, first + p.worse, p.label, p.margin, p.weight) for p in sample.pairs]
+        scores += sample.scores
+        span += len(sample.segments)
+    better, worse, label, margin, weight = zip(*columns, strict=True) if columns else [()] * 5
+    reference = [logp for sample in samples for logp in sample.reference_logps]
+    return Judged(
+        answer_N=torch.tensor([answers[place] for place in held_by], dtype=torch.int64),
+        last_A=torch.tensor([spans[place].stop - 1 for place in answers], dtype=torch.int64),
+        better_M=torch.tensor(better, dtype=torch.int64),
+        worse_M=torch.tensor(worse, dtype=torch.int64),
+        label_M=torch.tensor(label, dtype=torch.float32),
+        margin_M=torch.tensor(margin, dtype=torch.float32),
+        weight_M=torch.tensor(weight, dtype=torch.float32),
+        score_A=torch.tensor(scores, dtype=torch.float32),
+        reference_N=torch.tensor(reference, dtype=torch.float32) if reference else None,
     )

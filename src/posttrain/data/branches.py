@@ -33,7 +33,7 @@ def fit(sample: Sample, max_length: int) -> list[Sample]:
     tree that is wider than a row comes as its paths, every token trained once. Empty where nothing trained is left."""
     if sample.num_tokens <= max_length:
         return [sample] if sample.num_trained else []
-    cut = _cut(sample, max_length)
+    cut = limit_paths(sample, max_length)
     if cut is None:
         return []
     samples = [cut] if cut.num_tokens <= max_length else _paths(cut)
@@ -51,7 +51,7 @@ def chunk(sample: Sample, max_length: int) -> list[Sample]:
     return windows
 
 
-def _cut(sample: Sample, max_length: int) -> Sample | None:
+def limit_paths(sample: Sample, max_length: int) -> Sample | None:
     """Every path cut after `max_length` tokens; None where that leaves nothing to train."""
     kept: list[Segment] = []
     ends: list[int] = []

@@ -64,6 +64,7 @@ def prepare(
     name: str | None = None,
     split: str = "train",
     on_bad_rows: str = "error",
+    kind: str = "text",
     num_proc: int | None = None,
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] | None = None,
@@ -78,7 +79,7 @@ def prepare(
     Raises DataError for what cannot be read, PosttrainError where a worker dies or the disk takes no more.
     """
     columns = dict(columns) if columns else None
-    settings = Settings(max_length, prompt_weight, train_on, truncation, columns, on_bad_rows)
+    settings = Settings(max_length, prompt_weight, train_on, truncation, columns, on_bad_rows, kind)
     inputs: list[dict[str, Any]] = []
     given = [data] if isinstance(data, str | Path | Rows) else data
     blocks = cut_blocks(given, inputs, name=name, split=split)
@@ -103,9 +104,10 @@ def prepare_records(
     train_on: str = "all",
     truncation: str = "keep_start",
     on_bad_rows: str = "error",
+    kind: str = "text",
 ) -> Prepared:
     """Samples of records that are in memory already, in order."""
-    settings = Settings(max_length, prompt_weight, train_on, truncation, None, on_bad_rows)
+    settings = Settings(max_length, prompt_weight, train_on, truncation, None, on_bad_rows, kind)
     files: dict[str, int] = {}
     places = [_place(record.source) for record in records]
     file_R = np.array([files.setdefault(file, len(files)) for file, _ in places], np.int32)

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from posttrain.data.blocks import Block
 from posttrain.data.branches import chunk, fit
 from posttrain.data.convert import for_sft
+from posttrain.data.judged import Choice, for_pairs, for_ratings, render_choices
 from posttrain.data.layouts import parse_row
 from posttrain.data.shards import Notes, Shard, ShardBuilder
 from posttrain.data.split import group_key
 from posttrain.data.template import render_document, render_many
 from posttrain.errors import DataError
-from posttrain.types import Conversation, Document, Record, Sample
+from posttrain.types import Conversation, Document, Prompt, Record, Sample
 
+NO_ROOM = "an answer without a token before max_length"
 TOGETHER = 256  # records rendered in one call; an encoding takes about a hundred bytes a token while it lives
 
 
@@ -21,7 +24,9 @@ TOGETHER = 256  # records rendered in one call; an encoding takes about a hundre
 class Settings:
     """What decides how a row becomes samples. `truncation`: a conversation over `max_length` tokens keeps its start
     ('keep_start') or is left out ('drop'); documents are cut into windows. `columns`: which field of a row is what.
-    `on_bad_rows`: 'error' stops at a row that cannot be read, 'skip' counts and lists it."""
+    `on_bad_rows`: 'error' stops at a row that cannot be read, 'skip' counts and lists it. `kind`: 'text' samples are
+    what an assistant should say; 'pairs' are trees of answers that were compared, 'ratings' of one answer with its
+    score."""
 
     max_length: int
     prompt_weight: float = 0.0
@@ -29,6 +34,7 @@ class Settings:
     truncation: str = "keep_start"
     columns: Mapping[str, str] | None = None
     on_bad_rows: str = "error"
+    kind: str = "text"
 
 
 def shard_of_block(block: Block, tokenizer: Any, settings: Settings) -> Shard:
@@ -53,28 +59,76 @@ def shard_of_records(
     found: Sequence[tuple[int, Record]], num_rows: int, tokenizer: Any, settings: Settings, notes: Notes
 ) -> Shard:
     """Records with the row of each, to samples; `notes` takes down what is left out on the way."""
-    items: list[tuple[int, Conversation | Document]] = []
     records = [0] * num_rows
-    for row, record in found:
+    for row, _ in found:
         records[row] += 1
+    builder = ShardBuilder()
+    make = _texts if settings.kind == "text" else _judged
+    for kept in make(found, tokenizer, settings, notes):
+        if kept:
+            builder.add(*zip(*kept, strict=True))
+    return builder.build(records, notes)
+
+
+Kept = tuple[Sample, int, int, bool, bool]  # a sample, its row, the group of its prompt, was long, lost its end
+
+
+def _texts(
+    found: Sequence[tuple[int, Record]], tokenizer: Any, settings: Settings, notes: Notes
+) -> Iterator[list[Kept]]:
+    """What an assistant should say, and documents."""
+    items: list[tuple[int, Conversation | Document]] = []
+    for row, record in found:
         item, why = for_sft(record)
         if item is None:
             notes.left_out[why] += 1
         else:
             items.append((row, item))
-    builder = ShardBuilder()
     for start in range(0, len(items), TOGETHER):
         piece = items[start : start + TOGETHER]
-        kept = [
-            (sample, row, group, *cut)
+        yield [
+            (sample, row, group, is_long, lost_stop)
             for (row, item), whole in zip(piece, _render(piece, tokenizer, settings, notes), strict=True)
             if whole is not None
             for group in [group_key(item)]
-            for sample, *cut in _fit(whole, isinstance(item, Document), settings, notes)
+            for sample, is_long, lost_stop in _fit(whole, isinstance(item, Document), settings, notes)
         ]
-        if kept:
-            builder.add(*zip(*kept, strict=True))
-    return builder.build(records, notes)
+
+
+def _judged(
+    found: Sequence[tuple[int, Record]], tokenizer: Any, settings: Settings, notes: Notes
+) -> Iterator[list[Kept]]:
+    """Answers that were compared or rated, as trees."""
+    items: list[tuple[int, Choice]] = []
+    read = for_pairs if settings.kind == "pairs" else for_ratings
+    for row, run in groupby(found, key=lambda pair: pair[0]):
+        for choice, why in read([record for _, record in run]):
+            if choice is None:
+                notes.left_out[why] += 1
+            else:
+                items.append((row, choice))
+    for start in range(0, len(items), TOGETHER):
+        piece = items[start : start + TOGETHER]
+        rendered = render_choices(
+            [choice for _, choice in piece],
+            tokenizer,
+            max_length=settings.max_length,
+            truncation=settings.truncation,
+        )
+        kept: list[Kept] = []
+        for (row, choice), outcome in zip(piece, rendered, strict=True):
+            if isinstance(outcome, DataError):
+                _skip(row, outcome, notes, settings)
+            elif outcome is None:
+                notes.num_long += 1
+                dropped = f"over max_length ({settings.max_length} tokens)"
+                notes.left_out[dropped if settings.truncation == "drop" else NO_ROOM] += 1
+            else:
+                sample, is_long, lost_stop = outcome
+                notes.num_long += is_long
+                notes.num_lost += lost_stop
+                kept.append((sample, row, group_key(Prompt(choice.prompt)), is_long, lost_stop))
+        yield kept
 
 
 def _render(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.types import Sample, Segment
+from posttrain.types import Pair, Sample, Segment
 
 Array = np.ndarray[Any, Any]
 
@@ -56,6 +56,7 @@ class Shard:
     sample's segments begin. Weights are runs: `run_length` tokens of `run_weight`, since they change only where
     somebody else speaks. Of each sample `row` in the block, `group` of its prompt, `digest` of its token ids, whether
     it `was_long` and was cut, and whether the cut `lost_stop`, the end of an answer. `records`: how many each row gave.
+    Of preference data, `pairs_at` and `scores_at`: where each sample's pairs and scores begin; the rest as in Pair.
     """
 
     token_ids: Array
@@ -70,6 +71,14 @@ class Shard:
     digest: Array
     was_long: Array
     lost_stop: Array
+    pairs_at: Array
+    pair_better: Array
+    pair_worse: Array
+    pair_label: Array
+    pair_margin: Array
+    pair_weight: Array
+    scores_at: Array
+    score: Array
     records: Array
     notes: Notes
 
@@ -90,7 +99,11 @@ class Shard:
     def sample(self, index: int, source: str) -> Sample:
         """One sample as a record, exactly as it was added."""
         first, stop = int(self.segments_at[index]), int(self.segments_at[index + 1])
-        return Sample(tuple(self._segment(segment) for segment in range(first, stop)), source)
+        segments = tuple(self._segment(segment) for segment in range(first, stop))
+        pairs = slice(int(self.pairs_at[index]), int(self.pairs_at[index + 1]))
+        scores = self.score[int(self.scores_at[index]) : int(self.scores_at[index + 1])]
+        columns = [getattr(self, f"pair_{name}")[pairs].tolist() for name in PAIR]
+        return Sample(segments, source, tuple(map(Pair, *columns)), tuple(scores.tolist()))
 
     def _segment(self, segment: int) -> Segment:
         start, stop = int(self.tokens_at[segment]), int(self.tokens_at[segment + 1])
@@ -139,7 +152,12 @@ class ShardBuilder:
             "digest": _digests(token_ids, lengths, sizes),
             "was_long": list(was_long),
             "lost_stop": list(lost_stop),
+            "sample_pairs": [len(sample.pairs) for sample in samples],
+            "sample_scores": [len(sample.scores) for sample in samples],
+            "score": [score for sample in samples for score in sample.scores],
         }
+        pairs = [pair for sample in samples for pair in sample.pairs]
+        found |= {f"pair_{name}": [getattr(pair, name) for pair in pairs] for name in PAIR}
         for name, values in found.items():
             self._columns[name].append(np.asarray(values, COLUMNS[name]))
 
@@ -150,6 +168,8 @@ class ShardBuilder:
             tokens_at=_offsets(columns.pop("segment_tokens")),
             runs_at=_offsets(columns.pop("segment_runs")),
             segments_at=_offsets(columns.pop("sample_segments")),
+            pairs_at=_offsets(columns.pop("sample_pairs")),
+            scores_at=_offsets(columns.pop("sample_scores")),
             records=np.asarray(records, np.int32),
             notes=notes,
             **columns,
@@ -169,7 +189,16 @@ COLUMNS = {
     "digest": np.uint64,
     "was_long": np.bool_,
     "lost_stop": np.bool_,
+    "sample_pairs": np.int64,
+    "pair_better": np.int32,
+    "pair_worse": np.int32,
+    "pair_label": np.float64,
+    "pair_margin": np.float64,
+    "pair_weight": np.float64,
+    "sample_scores": np.int64,
+    "score": np.float64,
 }
+PAIR = ("better", "worse", "label", "margin", "weight")
 
 
 def _offsets(sizes: Array) -> Array:

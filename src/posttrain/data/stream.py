@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,7 +22,8 @@ class Stream:
 
     Without `parts` an epoch is every sample once; with them it is what `mixture.epoch_order` says, and the samples of
     a part keep the order of its walk, up to the window that rows are packed from. Samples that know their lengths
-    (`length_S`) and trained tokens (`trained_S`) as arrays are planned without being read.
+    (`length_S`) and trained tokens (`trained_S`) as arrays are planned without being read. `collate` makes the batch
+    of the samples of these numbers, where it is to hold more than `pack` puts into it.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Stream:
         seed: int = 0,
         parts: Sequence[Part] | None = None,
         temperature: float = 1.0,
+        collate: Callable[[list[int]], Batch] | None = None,
     ) -> None:
         if not len(samples):
             raise DataError("no sample to train on.")
@@ -43,6 +45,7 @@ class Stream:
         self.max_length, self.batch_size, self.accumulation = max_length, batch_size, accumulation
         self.packing, self.seed = packing, seed
         self.parts, self.temperature = parts, temperature
+        self.collate = collate or (lambda indices: pack([samples[i] for i in indices]))
         self.length_S = _lengths(samples)
         if parts is not None:
             rates(parts, temperature)  # what does not go together is refused now, not at the first step
@@ -75,7 +78,7 @@ class Stream:
         batches = (
             rows.span(row, min(stop, row + self.batch_size)) for row in range(within * per_step, stop, self.batch_size)
         )
-        return [pack([self.samples[i] for i in batch]) for batch in batches if self._is_trained(batch)]
+        return [self.collate(batch) for batch in batches if self._is_trained(batch)]
 
     def mixture(self, num_epochs: float = 1.0) -> list[Amount]:
         """What each part gives in so many epochs (`mixture.describe` says it in words); empty without parts."""

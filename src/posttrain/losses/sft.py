@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """`sum`: a scalar to divide by the global unit count; `metrics`: detached scalars, summed over the batch."""
+    """`sum`: a scalar to divide by the global unit count. `metrics`: detached, each a tensor [2] of (sum, count); add
+    them over micro-batches and ranks, then divide once. A count of 0 means that nothing was seen."""
 
     sum: Tensor
     metrics: dict[str, Tensor]
@@ -24,4 +26,4 @@ def sft_loss(logp_N: Tensor, weight_N: Tensor) -> Loss:
     """
     assert logp_N.shape == weight_N.shape, f"got {logp_N.shape} log-probabilities for {weight_N.shape} weights"
     total = -(logp_N * weight_N).sum()
-    return Loss(total, {"nll": total.detach()})
+    return Loss(total, {"nll": torch.stack([total.detach(), weight_N.sum().to(total)])})

@@ -50,12 +50,22 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
         raise ModelError(f"{path}: no such folder; give the folder of a model or a run, or a Hub name (owner/name).")
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{path}: a model is a folder with config.json and *.safetensors, this is a file.")
+    _refuse_reward_model(folder)
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype)
     else:
-        policy = Policy(_load_weights(path, dtype), load_tokenizer(path), str(path))
+        policy = Policy(load_weights(path, dtype), load_tokenizer(path), str(path))
     policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return policy
+
+
+def _refuse_reward_model(folder: Path) -> None:
+    for name, key, mark in (
+        ("config.json", "architectures", "SequenceClass"),
+        ("adapter_config.json", "task_type", "SEQ_CLS"),
+    ):
+        if (folder / name).is_file() and mark in str(json.loads((folder / name).read_text(encoding="utf-8")).get(key)):
+            raise ModelError(f"{folder}: this is a reward model, which says nothing; give a language model.")
 
 
 def context_length(policy: Policy) -> int:
@@ -88,7 +98,9 @@ def _looks_local(name: str) -> bool:
     )
 
 
-def _load_weights(path: str | Path, dtype: torch.dtype) -> Any:
+def load_weights(path: str | Path, dtype: torch.dtype, kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
+    """The model of a folder or a Hugging Face name, as `kind` (an Auto class of transformers, or a model's own) builds
+    it. Raises ModelError where there is none, or none in safetensors."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -99,7 +111,7 @@ def _load_weights(path: str | Path, dtype: torch.dtype) -> Any:
                 "and are not read; save the model again with safe serialisation."
             )
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        return kind.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{path}: the model cannot be loaded: {_first_line(error)}") from error
 
@@ -126,7 +138,7 @@ def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
     if not base or not (Path(base).is_dir() or "/" in base):
         raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
     tokenizer = load_tokenizer(folder)
-    model = _load_weights(base, dtype)
+    model = load_weights(base, dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with quiet_peft():
@@ -148,7 +160,7 @@ def _first_line(error: Exception) -> str:
 def restore(policy: Policy, folder: Path) -> None:
     """Put the weights saved in `folder` (by `save`, from a policy of the same shape) back into this policy."""
     if causal_lm(policy.model) is policy.model:
-        saved = _load_weights(folder, next(policy.model.parameters()).dtype)
+        saved = load_weights(folder, next(policy.model.parameters()).dtype, type(policy.model))
         policy.model.load_state_dict(saved.state_dict())
         return
     from peft import load_peft_weights, set_peft_model_state_dict

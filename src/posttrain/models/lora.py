@@ -26,6 +26,7 @@ def add_lora(
     from peft import LoraConfig, get_peft_model  # seconds to import, and full fine-tuning does without
 
     options: dict[str, Any] = {}
+    is_reward = policy.model.get_output_embeddings() is None  # its new head is trained whole
     if new_token_ids:
         options["trainable_token_indices"] = {name: list(new_token_ids) for name in _row_modules(policy.model)}
     config = LoraConfig(
@@ -35,7 +36,8 @@ def add_lora(
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=use_rslora,
         use_dora=use_dora,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if is_reward else "CAUSAL_LM",
+        modules_to_save=["score"] if is_reward else None,
         **options,
     )
     try:
@@ -50,5 +52,5 @@ def _row_modules(model: Any) -> list[str]:
     """Names of the modules that hold a row per token: the embedding, and the head where it is a matrix of its own
     (a stop token whose row in the head stays untrained would never be said)."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    wanted = [embedding] if head.weight is embedding.weight else [embedding, head]
+    wanted = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     return [name.rpartition(".")[2] for name, module in model.named_modules() if any(module is w for w in wanted)]

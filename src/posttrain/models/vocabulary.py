@@ -18,8 +18,8 @@ def grow_embeddings(model: Any, num_tokens: int, *, seed: int) -> list[int]:
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
     embedding: Tensor = model.get_input_embeddings().weight
-    head: Tensor = model.get_output_embeddings().weight
-    for weight in [embedding] if head is embedding else [embedding, head]:
+    head = model.get_output_embeddings()  # a reward model has none
+    for weight in [embedding] if head is None or head.weight is embedding else [embedding, head.weight]:
         _draw_rows(weight, old, generator)
     return list(range(old, num_tokens))
 

@@ -53,13 +53,7 @@ def load_entry(
     entry: DatasetEntry, config: Any, tokenizer: Any, say: Callable[[str], None], *, held_out: bool = False
 ) -> Loaded:
     """Read and tokenise one entry; with `held_out` the held-out conversations of the pocket or of a task file."""
-    shape = {
-        "max_length": config.max_length,
-        "prompt_weight": config.prompt_loss_weight,
-        "train_on": config.train_on,
-        "truncation": config.truncation,
-        "on_bad_rows": config.on_bad_rows,
-    }
+    shape = config.rendering()
     records = made_here(entry, held_out)
     if records:
         prepared = prepare_records(records, tokenizer, **shape)

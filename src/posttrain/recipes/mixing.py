@@ -10,7 +10,7 @@ from posttrain.data.mixture import Part, describe
 from posttrain.data.store import TokenStore
 from posttrain.data.stream import Stream
 from posttrain.recipes.dataset_reading import Loaded
-from posttrain.types import Conversation, Sample
+from posttrain.types import Batch, Conversation, Sample
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pool:
 def mixture_parts(config: Any, pool: Pool, kept: np.ndarray, replay: Pool) -> list[Part] | None:
     """Who gives how much; None where every sample comes once an epoch. Indices are of the joined training store."""
     entries = config.dataset
-    plain = config.mixing_temperature == 1 and config.mixing_cap is None and not config.replay_dataset
+    plain = config.mixing_temperature == 1 and config.mixing_cap is None and not config.replay
     if plain and all(entry.weight is None and entry.epochs is None for entry in entries):
         return None
     parts = []
@@ -52,24 +52,34 @@ def mixture_parts(config: Any, pool: Pool, kept: np.ndarray, replay: Pool) -> li
         indices = np.flatnonzero((kept >= start) & (kept < stop))
         entry, cap = each.entry, config.mixing_cap
         parts.append(Part(indices, weight=entry.weight, epochs=entry.epochs, cap=cap, name=entry.path))
-    share = config.replay_ratio / max(1, len(replay.loaded))
     for (start, stop), each in replay.spans():
+        share = config.replay_ratio / len(replay.loaded)
         name = f"{each.entry.path} (replay)"
         parts.append(Part(np.arange(start, stop) + len(kept), replay=share, name=name))
     return parts
 
 
-def open_stream(config: Any, samples: Sequence[Sample], parts: list[Part] | None, say: Callable[[str], None]) -> Stream:
-    """The training steps over these samples; says what an epoch of a mixture holds."""
+def open_stream(
+    config: Any,
+    samples: Sequence[Sample],
+    parts: list[Part] | None,
+    say: Callable[[str], None],
+    *,
+    row_length: int = 0,
+    collate: Callable[[list[int]], Batch] | None = None,
+) -> Stream:
+    """The training steps over these samples; says what an epoch of a mixture holds. `row_length`: of a packed row,
+    max_length where it is 0."""
     stream = Stream(
         samples,
-        max_length=config.max_length,
+        max_length=row_length or config.max_length,
         batch_size=config.per_device_train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         packing=config.packing,
         seed=config.seed,
         parts=parts,
         temperature=config.mixing_temperature,
+        collate=collate,
     )
     for line in describe(stream.mixture()) if parts is not None else ():
         say(line)

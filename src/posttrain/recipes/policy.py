@@ -19,10 +19,10 @@ def resolve_model(name: str) -> str:
     return str(base_folder()) if name == "pocket" else name
 
 
-def load_policy(config: Any) -> tuple[Policy, bool]:
+def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Policy, bool]:
     """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
-    chat template of its own."""
-    policy = load(resolve_model(config.model))
+    chat template of its own. `read`: from a folder to a policy."""
+    policy = read(resolve_model(config.model))
     if causal_lm(policy.model) is not policy.model:
         raise ModelError(
             f"{config.model} is an adapter, and training on top of one is not possible yet; name its base "

@@ -1,6 +1,6 @@
 """From the data keys of a recipe to what a training loop takes: one store of samples, the mixture, held-out rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,17 @@ from posttrain.errors import DataError
 from posttrain.recipes.data_guard import guard
 from posttrain.recipes.dataset_reading import Loaded, load_entry
 from posttrain.recipes.mixing import Pool, mixture_parts
-from posttrain.types import Batch, Conversation
+from posttrain.types import Batch, Conversation, Sample
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples to train and how they are mixed (None: each once an epoch), packed batches to hold out, conversations
-    to show, and what was read (for run.json)."""
+    """Samples to train and how they are mixed (None: each once an epoch), samples to hold out, conversations to show,
+    and what was read (for run.json)."""
 
     train: TokenStore
     parts: list[Part] | None
-    held_out: list[Batch]
+    held_out: TokenStore
     preview: list[Conversation]
     inputs: list[dict[str, Any]]
 
@@ -59,16 +59,16 @@ def load_data(config: Any, tokenizer: Any, say: Callable[[str], None]) -> Traini
         mode=config.data_checks,
         say=say,
         held_out=held_store if len(held_store) else None,
-        num_too_long=sum(count for why, count in reasons if "max_length" in why),
-        prompt_weight=config.prompt_loss_weight,
+        num_too_long=sum(count for why, count in reasons if "before max_length" in why),
+        prompt_weight=config.rendering().get("prompt_weight", 0.0),
         seed=config.seed,
     )
-    replay = Pool.of([load_entry(entry, config, tokenizer, say) for entry in config.replay_dataset])
+    replay = Pool.of([load_entry(entry, config, tokenizer, say) for entry in config.replay])
     shown = (held_pool, held) if len(held) else (pool, kept)
     return TrainingData(
-        TokenStore.join([train, replay.store]) if config.replay_dataset else train,
+        TokenStore.join([train, replay.store]) if config.replay else train,
         mixture_parts(config, pool, kept, replay),
-        _rows(held_store, config.max_length),
+        held_store,
         shown[0].conversations(rng.permutation(shown[1]), config.num_preview_samples),
         [one for each in (*pool.loaded, *_others(held_pool, pool), *replay.loaded) for one in each.prepared.inputs],
     )
@@ -100,6 +100,13 @@ def _require_samples(pool: Pool, config: Any, what: str) -> None:
     )
 
 
-def _rows(store: TokenStore, max_length: int) -> list[Batch]:
-    rows = plan_rows(store.length_S.tolist(), max_length, seed=0) if len(store) else []
-    return [pack([store[i] for i in row]) for row in rows]
+def held_batches(
+    samples: Sequence[Sample],
+    length_S: np.ndarray,
+    row_length: int,
+    collate: Callable[[list[int]], Batch] | None = None,
+) -> list[Batch]:
+    """Held-out samples in packed rows; `collate` makes a batch of the samples of these numbers, `pack` where it is left
+    out."""
+    rows = plan_rows(length_S.tolist(), row_length, seed=0) if len(length_S) else []
+    return [collate(row) if collate else pack([samples[i] for i in row]) for row in rows]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from posttrain.errors import TrainError
+from posttrain.losses.sft import Loss
 from posttrain.models.load import Policy
 from posttrain.train.checkpoint import State
 from posttrain.train.objectives import Objective
@@ -30,26 +31,52 @@ class Evaluation:
         return 0 < self.patience <= state.evals_since_best
 
     def run(self, policy: Policy, objective: Objective, state: State, *, bf16: bool) -> dict[str, float]:
-        """Mean loss over the held-out batches, in nats per unit; `state` learns whether it is the best so far."""
-        loss = held_out_loss(policy, self.batches, objective, bf16=bf16)
+        """Mean loss over the held-out batches, per unit, and the objective's own metrics; `state` learns whether the
+        loss is the best so far."""
+        loss, metrics = measure(policy, self.batches, objective, bf16=bf16)
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.evals_since_best = loss, state.step, 0
         else:
             state.evals_since_best += 1
-        return {"eval_loss": loss}
+        return {"eval_loss": loss} | {f"eval_{name}": value for name, value in metrics.items()}
+
+
+def held_out_loss(policy: Policy, batches: list[Batch], objective: Objective, *, bf16: bool = False) -> float:
+    """Summed loss over summed units, dropout off."""
+    return measure(policy, batches, objective, bf16=bf16)[0]
 
 
 @torch.no_grad()
-def held_out_loss(policy: Policy, batches: list[Batch], objective: Objective, *, bf16: bool = False) -> float:
-    """Summed loss over summed units, dropout off."""
+def measure(
+    policy: Policy, batches: list[Batch], objective: Objective, *, bf16: bool = False
+) -> tuple[float, dict[str, float]]:
+    """Summed loss over summed units, dropout off, and the mean of every metric."""
     was_training = policy.model.training
     policy.model.eval()
     total = torch.zeros((), dtype=torch.float64)
-    for batch in batches:
-        with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
-            total += objective.loss(policy.model, batch.to(policy.device)).sum.double().cpu()
+    sums: dict[str, torch.Tensor] = {}
+    with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
+        objective = objective.at_step(policy.model, batches)
+        for batch in batches:
+            found = objective.loss(policy.model, batch.to(policy.device))
+            total += found.sum.double().cpu()
+            add_metrics(sums, found)
     policy.model.train(was_training)
     loss = float(total) / sum(objective.units(batch) for batch in batches)
     if not math.isfinite(loss):
         raise TrainError(f"the held-out loss is {loss}; lower the learning rate, or look for broken records.")
-    return loss
+    return loss, mean_metrics(sums)
+
+
+def add_metrics(sums: dict[str, torch.Tensor], loss: Loss) -> None:
+    """Add the sums and counts of one batch; nothing waits for the device."""
+    for name, value in loss.metrics.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def mean_metrics(sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Every sum over its count; what was counted nowhere is left out."""
+    if not sums:
+        return {}
+    found = torch.stack([value.double() for value in sums.values()]).cpu().tolist()
+    return {name: total / count for name, (total, count) in zip(sums, found, strict=True) if count}

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 
 from posttrain.errors import TrainError
+from posttrain.losses.sft import Loss
 from posttrain.models.load import Policy
 from posttrain.train.checkpoint import Checkpoints, State
-from posttrain.train.evaluation import Evaluation
+from posttrain.train.evaluation import Evaluation, add_metrics, mean_metrics
 from posttrain.train.memory import memory_mb
 from posttrain.train.objectives import Objective
 from posttrain.types import Batch
@@ -50,10 +51,12 @@ class _Window:
     losses: list[tuple[int, torch.Tensor, float, tuple[str, ...]]] = field(default_factory=list)
     units: float = 0.0
     num_tokens: int = 0
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, step: int, loss: torch.Tensor, units: float, batch: Batch) -> None:
-        self.losses.append((step, loss.detach(), units, batch.sources))
+    def add(self, step: int, loss: Loss, units: float, batch: Batch) -> None:
+        self.losses.append((step, loss.sum.detach(), units, batch.sources))
+        add_metrics(self.metrics, loss)
         self.units += units
         self.num_tokens += batch.num_tokens
 
@@ -145,11 +148,13 @@ def _step(
     batches = stream.step(state.step)
     units = [objective.units(batch) for batch in batches]
     device, lr = policy.device, rate(state.step)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        objective = objective.at_step(policy.model, batches)
     for batch, share in zip(batches, units, strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = objective.loss(policy.model, batch.to(device))
         (loss.sum / sum(units)).backward()
-        window.add(state.step, loss.sum, share, batch)
+        window.add(state.step, loss, share, batch)
         state.num_tokens += batch.num_tokens
         state.num_trained += batch.num_trained
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -173,6 +178,7 @@ def _line(window: _Window, state: State, stream: Steps, lr: float, norm: torch.T
         "step": state.step,
         "epoch": round(stream.epoch_of(state.step), 4),
         "loss": loss,
+        **mean_metrics(window.metrics),
         "learning_rate": lr,
         "grad_norm": length,
         "tokens_per_s": window.num_tokens / (time.perf_counter() - window.started),

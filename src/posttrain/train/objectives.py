@@ -1,22 +1,36 @@
 """What the loop minimises: a loss that returns a sum, and the unit count that the loop divides by."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from posttrain.losses.answers import Answers, Pairs, answer_sums
+from posttrain.losses.kto import kto_baseline, kto_loss
+from posttrain.losses.reward import reward_loss
 from posttrain.losses.sft import Loss, sft_loss
 from posttrain.models.logprobs import token_logps
-from posttrain.types import Batch
+from posttrain.models.reward import answer_scores
+from posttrain.types import Batch, Judged
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss(model, batch)` returns a sum over the batch; `units(batch)` is what one batch adds to the divisor."""
+    """`loss(model, batch)` returns a sum over the batch; `units(batch)` is what one batch adds to the divisor.
+
+    `prepare(model, batches)` gives the objective of one optimiser step, where that depends on all its batches; it is
+    asked before the first backward, so that no split into micro-batches changes the gradient.
+    """
 
     name: str
     loss: Callable[[nn.Module, Batch], Loss]
     units: Callable[[Batch], float]
+    prepare: "Callable[[nn.Module, Sequence[Batch]], Objective] | None" = None
+
+    def at_step(self, model: nn.Module, batches: Sequence[Batch]) -> "Objective":
+        """The objective of the step that these batches make."""
+        return self.prepare(model, batches) if self.prepare else self
 
 
 def _sft(model: nn.Module, batch: Batch) -> Loss:
@@ -25,3 +39,77 @@ def _sft(model: nn.Module, batch: Batch) -> Loss:
 
 
 SFT = Objective("sft", _sft, lambda batch: float(batch.weight_N.double().sum()))
+
+
+def pair_objective(name: str, loss: Callable[[Answers, Pairs], Loss]) -> Objective:
+    """A loss of compared answers (the DPO family); its unit is a comparison, or all those of one ranking."""
+    return Objective(name, lambda model, batch: loss(answers_of(model, batch), pairs_of(batch)), _num_pairs)
+
+
+def reward_objective(*, center_coef: float = 0.0) -> Objective:
+    """Bradley-Terry on the scores of compared answers; the same unit."""
+
+    def loss(model: nn.Module, batch: Batch) -> Loss:
+        return reward_loss(answer_scores(model, batch), pairs_of(batch), center_coef=center_coef)
+
+    return Objective("reward", loss, _num_pairs)
+
+
+def kto_objective(
+    *, beta: float, desirable_weight: float, undesirable_weight: float, loss_type: str = "kto"
+) -> Objective:
+    """KTO on rated answers; its unit is an answer. The baseline is measured once a step on answers behind prompts that
+    they do not belong to (`Batch.baseline`)."""
+
+    def at(baseline: Tensor) -> Callable[[nn.Module, Batch], Loss]:
+        return lambda model, batch: kto_loss(
+            answers_of(model, batch),
+            judged(batch).score_A,
+            baseline,
+            beta=beta,
+            desirable_weight=desirable_weight,
+            undesirable_weight=undesirable_weight,
+            loss_type=loss_type,
+        )
+
+    def prepare(model: nn.Module, batches: Sequence[Batch]) -> Objective:
+        return replace(objective, loss=at(_kto_baseline(model, batches)), prepare=None)
+
+    start = Objective("kto", at(torch.zeros(())), lambda batch: float(len(judged(batch).score_A)))
+    objective = replace(start, prepare=prepare) if loss_type == "kto" else start
+    return objective
+
+
+@torch.no_grad()
+def _kto_baseline(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    policy, reference = [], []
+    device = next(model.parameters()).device
+    for batch in batches:
+        assert batch.baseline is not None, "KTO needs mismatched answers for its baseline"
+        answers = answers_of(model, batch.baseline.to(device))
+        assert answers.reference_N is not None
+        policy.append(answer_sums(answers.logp_N, answers))
+        reference.append(answer_sums(answers.reference_N, answers))
+    return kto_baseline(torch.cat(policy), torch.cat(reference))
+
+
+def answers_of(model: nn.Module, batch: Batch) -> Answers:
+    """The trained tokens of a batch of preference data under the policy, by answer."""
+    known = judged(batch)
+    return Answers(token_logps(model, batch), known.answer_N, len(known.last_A), known.reference_N)
+
+
+def pairs_of(batch: Batch) -> Pairs:
+    """The comparisons of a batch of preference data."""
+    known = judged(batch)
+    return Pairs(known.better_M, known.worse_M, known.label_M, known.margin_M, known.weight_M)
+
+
+def judged(batch: Batch) -> Judged:
+    """What is known of the answers of a batch of preference data."""
+    assert batch.judged is not None, f"no answer of {batch.sources[0]} was compared or rated"
+    return batch.judged
+
+
+def _num_pairs(batch: Batch) -> float:
+    return float(judged(batch).weight_M.double().sum())

@@ -1,0 +1,93 @@
+"""Reward models: the same transformer with one number in place of the vocabulary, read at an answer's last token."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from posttrain.errors import ModelError
+from posttrain.models.load import Policy, load_tokenizer, load_weights
+from posttrain.models.logprobs import causal_lm, hidden_states
+from posttrain.types import Batch
+
+SUFFIX = "ForSequenceClassification"
+
+
+def is_reward_model(path: str | Path) -> bool:
+    """Whether a folder holds a sequence classifier, by its config.json."""
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        return False
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    return any(name.endswith(SUFFIX) for name in names)
+
+
+def load_reward(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None, seed: int = 0
+) -> Policy:
+    """A model folder or a Hugging Face name with a scalar head. A language model's head gives way to a new one, drawn
+    from N(0, 1 / (D + 1)) (Stiennon et al., 2020, appendix B); a reward model keeps its own, adapters are read too.
+
+    Raises ModelError where the family has no sequence classifier with a linear `score`, or the head has several labels.
+    """
+    folder = Path(path)
+    if (folder / "adapter_config.json").exists():
+        policy = _load_adapter(folder, dtype)
+    else:
+        policy = Policy(_classifier(path, dtype), load_tokenizer(path), str(path))
+        if not is_reward_model(path):
+            _draw_head(policy.model, seed)
+    lm = causal_lm(policy.model)
+    # transformers finds the last token of a padded row by this id.
+    pad = policy.tokenizer.pad_token_id
+    lm.config.pad_token_id = policy.tokenizer.eos_token_id if pad is None else pad
+    policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy
+
+
+def answer_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """The reward [A] (fp32) of every answer of a batch of preference data."""
+    assert batch.judged is not None, "only preference data has answers to score"
+    last_AD = hidden_states(model, batch).index_select(0, batch.judged.last_A)
+    scores_A: Tensor = causal_lm(model).score(last_AD)[:, 0]
+    return scores_A.float()
+
+
+def _classifier(path: str | Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would warn of the new head, which is what was asked for
+    try:
+        model = load_weights(path, dtype, AutoModelForSequenceClassification, num_labels=1)
+    finally:
+        logging.set_verbosity(level)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise ModelError(f"{path}: {type(model).__name__} has no linear head `score`; train another family.")
+    if head.out_features != 1:
+        raise ModelError(f"{path}: its head gives {head.out_features} numbers, and a reward is one.")
+    return model
+
+
+@torch.no_grad()
+def _draw_head(model: Any, seed: int) -> None:
+    weight: Tensor = model.score.weight
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    weight.copy_(drawn / (weight.shape[1] + 1) ** 0.5)
+
+
+def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
+    from peft import PeftModel
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("task_type") != "SEQ_CLS":
+        raise ModelError(f"{folder}: this adapter is of a language model; a reward model's has task_type SEQ_CLS.")
+    tokenizer = load_tokenizer(folder)
+    model = _classifier(config["base_model_name_or_path"], dtype)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))

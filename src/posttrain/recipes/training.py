@@ -1,0 +1,141 @@
+"""What every training verb does between its data and its report: optimise, checkpoint, log, and end well."""
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from posttrain.data.template import stop_token_ids
+from posttrain.errors import PosttrainError
+from posttrain.models.load import Policy
+from posttrain.models.precision import has_fast_bf16
+from posttrain.recipes.config import command
+from posttrain.recipes.training_config import TrainingConfig
+from posttrain.train.checkpoint import Checkpoints
+from posttrain.train.evaluation import Evaluation
+from posttrain.train.interrupt import Interrupt
+from posttrain.train.loop import Run, train
+from posttrain.train.objectives import Objective
+from posttrain.train.optim import adamw, schedule
+from posttrain.train.progress import ProgressBar
+from posttrain.train.report import write_report
+from posttrain.train.runlog import RunFolder, fingerprint
+from posttrain.train.trackers import start_trackers
+from posttrain.types import Batch
+
+# Keys that change nothing of what a resumed run computes.
+FREE = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
+FREE |= {"dataset_num_proc", "data_checks"}
+
+
+def uses_bf16(config: TrainingConfig, policy: Policy) -> bool:
+    """Whether to compute in bfloat16: as the recipe says, else where the hardware has it."""
+    return has_fast_bf16(policy.device) if config.bf16 is None else config.bf16
+
+
+def fit(
+    config: TrainingConfig,
+    policy: Policy,
+    objective: Objective,
+    stream: Any,
+    held_out: list[Batch],
+    inputs: list[dict[str, Any]],
+    folder: RunFolder,
+    console: Console,
+) -> Run:
+    """Train and save the model into the run folder; an interrupted run says how to go on. Checkpoints are resumed by
+    the same recipe on the same data only."""
+    mark = fingerprint(config.model_dump(exclude=FREE), inputs)
+    checkpoints = Checkpoints(folder.path, keep=config.save_total_limit, fingerprint=mark)
+    folder.begin(_record(config, policy, inputs))
+    try:
+        done = _optimise(config, policy, objective, stream, held_out, checkpoints, folder, console)
+        if done.status != "interrupted":
+            checkpoints.export(policy, stop_token_ids(policy.tokenizer))
+    except PosttrainError as error:
+        folder.end("failed", {"error": str(error)})
+        raise
+    if done.status == "interrupted":
+        again = config.model_copy(update={"resume_from_checkpoint": True, "overwrite_output_dir": False})
+        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {command(again)}")
+        folder.end(done.status, _result(done))
+    return done
+
+
+def finish(done: Run, folder: RunFolder, console: Console, *, say: str = "talk with it: posttrain chat {}") -> None:
+    """Complete run.json and the page; `say`: what to do with the model next."""
+    folder.end(done.status, _result(done))
+    page = write_report(folder.path)
+    console.print(f"{done.status} after {done.state.step} steps: model in {folder.path}, report in {page}")
+    console.print(say.format(shlex.quote(str(folder.path))))
+
+
+def _optimise(
+    config: TrainingConfig,
+    policy: Policy,
+    objective: Objective,
+    stream: Any,
+    held_out: list[Batch],
+    checkpoints: Checkpoints,
+    folder: RunFolder,
+    console: Console,
+) -> Run:
+    steps = config.max_steps if config.max_steps > 0 else stream.num_steps(config.num_train_epochs)
+    optimizer = adamw(
+        policy.model,
+        learning_rate=config.peak_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+    )
+    evaluation = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, config.load_best_model_at_end)
+    with ProgressBar(config.progress, steps, console=console) as bar, Interrupt() as interrupt:
+        folder.watchers += [bar, *start_trackers(config.report_to, folder.path, config.model_dump())]
+        done = train(
+            policy,
+            stream,
+            objective,
+            optimizer=optimizer,
+            rate=_rate(config, steps),
+            total_steps=steps,
+            checkpoints=checkpoints,
+            log=folder,
+            evaluation=evaluation if held_out else None,
+            max_grad_norm=config.max_grad_norm,
+            bf16=uses_bf16(config, policy),
+            logging_steps=config.logging_steps,
+            save_steps=config.save_steps,
+            resume=config.resume_from_checkpoint,
+            should_stop=interrupt,
+        )
+    if config.load_best_model_at_end and done.status != "interrupted":
+        checkpoints.restore_best(policy, done.state)
+    return done
+
+
+def _rate(config: TrainingConfig, steps: int) -> Callable[[int], float]:
+    return schedule(
+        config.lr_scheduler_type,
+        peak=config.peak_rate,
+        total_steps=steps,
+        warmup_steps=config.warmup_steps or round(config.warmup_ratio * steps),
+        min_ratio=config.min_lr_ratio,
+    )
+
+
+def _record(config: TrainingConfig, policy: Policy, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    anew = config.model_copy(update={"resume_from_checkpoint": False})
+    return {
+        "verb": config.verb,
+        "command": command(anew),
+        "config": config.model_dump(),
+        "seeds": {"seed": config.seed},
+        "inputs": inputs,
+        "parent": config.model,
+        "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable},
+    }
+
+
+def _result(done: Run) -> dict[str, Any]:
+    return {"steps": done.state.step, "tokens": done.state.num_tokens, "trained_tokens": done.state.num_trained}

@@ -1,0 +1,130 @@
+"""Log-probabilities of the model that training begins with: computed once, before the first step, and kept."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from posttrain.data.batch import pack
+from posttrain.data.packing import plan_rows
+from posttrain.data.store import TokenStore
+from posttrain.errors import PosttrainError
+from posttrain.models.load import Policy
+from posttrain.models.logprobs import causal_lm, token_logps
+from posttrain.types import Sample
+
+Array = np.ndarray[Any, Any]
+
+
+class Referenced(Sequence[Sample]):
+    """Samples that carry the reference's log-probabilities of their trained tokens. `logp_N`: of all of them, laid end
+    to end in the order of the samples."""
+
+    def __init__(self, samples: Sequence[Sample], trained_S: Array, length_S: Array, logp_N: Array) -> None:
+        self.samples, self.trained_S, self.length_S, self._logp_N = samples, trained_S, length_S, logp_N
+        self._ends_S = np.cumsum(trained_S, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.trained_S)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        end = int(self._ends_S[index])
+        logps = self._logp_N[end - int(self.trained_S[index]) : end]
+        return replace(self.samples[index], reference_logps=tuple(logps.tolist()))
+
+
+def with_reference(
+    policy: Policy,
+    samples: Sequence[Sample],
+    *,
+    row_length: int,
+    bf16: bool,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Referenced:
+    """Samples with their log-probabilities under the policy as it stands; under its base, where it has an adapter.
+
+    They are kept in `folder` under a hash of the weights, the tokens and the precision, and found there again.
+    """
+    lengths, trained = _sizes(samples)
+    path = None if folder is None else folder / f"{_key(policy, samples, bf16)}.npy"
+    if path is not None and path.exists():
+        say(f"reference log-probabilities of {len(samples):,} samples found in {path.parent}")
+        return Referenced(samples, trained, lengths, np.load(path, mmap_mode="r"))
+    logp_N = _compute(policy, samples, lengths, trained, row_length, bf16)
+    if path is not None:
+        _keep(path, logp_N)
+    return Referenced(samples, trained, lengths, logp_N)
+
+
+@torch.no_grad()
+def _compute(
+    policy: Policy, samples: Sequence[Sample], lengths: Array, trained: Array, row_length: int, bf16: bool
+) -> Array:
+    ends = np.cumsum(trained, dtype=np.int64)
+    logp_N = np.empty(int(ends[-1]) if len(ends) else 0, np.float32)
+    was_training = policy.model.training
+    policy.model.eval()
+    with _base_alone(policy.model), torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
+        for row in plan_rows(lengths.tolist(), row_length, seed=0):
+            batch = pack([samples[index] for index in row]).to(policy.device)
+            found = token_logps(policy.model, batch).float().cpu().numpy()
+            start = 0
+            for index in row:
+                logp_N[ends[index] - trained[index] : ends[index]] = found[start : start + trained[index]]
+                start += int(trained[index])
+    policy.model.train(was_training)
+    return logp_N
+
+
+def _base_alone(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """The model without its adapter, which is the reference of a LoRA run."""
+    return contextlib.nullcontext() if causal_lm(model) is model else model.disable_adapter()
+
+
+def _sizes(samples: Sequence[Sample]) -> tuple[Array, Array]:
+    if isinstance(samples, TokenStore):
+        return samples.length_S, samples.trained_S
+    sizes = np.array([(sample.num_tokens, sample.num_trained) for sample in samples], np.int64).reshape(-1, 2)
+    return sizes[:, 0], sizes[:, 1]
+
+
+def _key(policy: Policy, samples: Sequence[Sample], bf16: bool) -> str:
+    """A hash of all that decides the figures: every weight of the base, every token, the precision."""
+    digest = hashlib.blake2b(f"{bf16} {policy.device.type}".encode(), digest_size=16)
+    for name, parameter in causal_lm(policy.model).named_parameters():
+        if "lora_" not in name:
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for sample in samples:
+        for segment in sample.segments:
+            digest.update(np.asarray(segment.token_ids, np.int64).tobytes())
+            digest.update(np.asarray(segment.weights, np.float64).tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def _keep(path: Path, logp_N: Array) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(partial, logp_N)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PosttrainError(
+            f"{path.parent}: reference log-probabilities cannot be kept there ({error.strerror or error}); make room, "
+            "or name another folder in the environment variable POSTTRAIN_CACHE."
+        ) from error
