@@ -73,12 +73,30 @@ def test_lora_trains_only_the_adapter_and_the_new_rows(posttrain: Any, base: Pat
     assert not (out / "model.safetensors").exists()
     record = json.loads((out / "run.json").read_text())["model"]
     assert record["trainable"] < record["parameters"] / 2
-    _assert_refused(posttrain(*flags(out, rows, tmp_path / "again")), ["is an adapter", "merge"])
     tuned, plain = load(out), load(base)
     words = dict(plain.model.named_parameters())
     for name, parameter in tuned.model.get_base_model().named_parameters():
         if (twin := words.get(name.replace("base_layer.", ""))) is not None and "embed" not in name:
             assert parameter.equal(twin), f"{name} changed"
+
+
+def test_training_goes_on_from_an_adapter(posttrain: Any, base: Path, rows: Path, tmp_path: Path) -> None:
+    adapter = ["--use-peft", "--lora-r", "4"]
+    keys = {"max_steps": 12, "eval_split": 0.2}
+    assert posttrain(*flags(base, rows, tmp_path / "first", **keys), *adapter).returncode == 0
+    for name, extra in (("full", []), ("second", adapter)):
+        done = posttrain(*flags(tmp_path / "first", rows, tmp_path / name, **keys), *extra)
+        assert done.returncode == 0, done.stderr
+        assert held_out(tmp_path / name)[0] == pytest.approx(held_out(tmp_path / "first")[-1], rel=1e-4)
+        assert held_out(tmp_path / name)[-1] < held_out(tmp_path / "first")[-1]
+    named = json.loads((tmp_path / "second" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tmp_path / "second-base")
+    assert load(tmp_path / "second").num_parameters > load(named).num_parameters
+
+
+def held_out(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["eval_loss"] for line in lines if "eval_loss" in line]
 
 
 @pytest.mark.parametrize("variant", ["full", "lora"])

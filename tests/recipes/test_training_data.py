@@ -94,7 +94,7 @@ def test_a_split_keeps_twins_together(prepared: Any, tiny: ModuleType, tmp_path:
 
 
 def _held(data: TrainingData) -> list[list[int]]:
-    return [batch.input_ids_T[span.start : span.stop].tolist() for batch in data.held_out for span in batch.spans]
+    return [list(sample.segments[0].token_ids) for sample in data.held_out]
 
 
 def test_weights_and_replay(prepared: Any, said: list[str], tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ def _one_path(sample: Sample) -> Tokens:
             file=sample.source,
         )
     ids = [token for segment in sample.segments for token in segment.token_ids]
-    return ids, [weight for segment in sample.segments for weight in segment.weights]
+    weights = [weight for segment in sample.segments for weight in segment.weights]
+    # An answer ends with the token that stops it, as a sampled one does; a template may write more behind it.
+    end = max(place for place, weight in enumerate(weights) if weight) + 1
+    return ids[:end], weights[:end]
 
 
 def _tree(choice: Choice, rows: Sequence[Tokens]) -> Sample:

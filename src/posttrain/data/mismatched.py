@@ -40,17 +40,18 @@ class Mismatched(Sequence[Sample]):
 
 
 def _partners(group_S: np.ndarray, seed: int) -> np.ndarray:
-    """For each sample the number of another with another prompt; nearly a permutation."""
-    order = np.random.default_rng(seed).permutation(len(group_S))
+    """For each sample the number of another with another prompt. Every one is somebody's partner once, unless more than
+    half of all answers are to one prompt."""
+    key_G, group_of_S, count_G = np.unique(group_S, return_inverse=True, return_counts=True)
+    if len(key_G) < 2:
+        raise DataError("all answers are to one prompt, and KTO's baseline needs those of another; add other prompts.")
+    rng = np.random.default_rng(seed)
+    # Prompt after prompt in random order: so many places on, there is another prompt.
+    order = np.lexsort((rng.random(len(group_S)), rng.random(len(key_G))[group_of_S]))
     partner = np.empty(len(order), np.int64)
-    partner[order] = np.roll(order, -1)
-    for shift in range(2, len(order) + 1):
-        same = order[group_S[partner[order]] == group_S[order]]
-        if not len(same):
-            return partner
-        if shift == len(order):
-            break
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        partner[same] = order[(place[same] + shift) % len(order)]
-    raise DataError("all answers are to one prompt, and KTO's baseline needs those of another; add other prompts.")
+    partner[order] = np.roll(order, -int(count_G.max()))
+    same = np.flatnonzero(group_S[partner] == group_S)
+    if len(same):
+        others = np.flatnonzero(group_of_S != count_G.argmax())
+        partner[same] = others[np.arange(len(same)) % len(others)]
+    return partner

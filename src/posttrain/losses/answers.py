@@ -63,7 +63,8 @@ def answer_lengths(answers: Answers) -> Tensor:
 
 def desensitised_sums(values_N: Tensor, answers: Answers, side_M: Tensor, other_M: Tensor, ld_alpha: float) -> Tensor:
     """[M]: the sum over the answer `side_M` of each comparison, where tokens past the length of `other_M` count
-    `ld_alpha` (Liu et al., 2024, Length Desensitization in DPO). Needs sum over M of the lengths in memory.
+    `ld_alpha` (Liu et al., 2024, Length Desensitization in DPO). The lengths of all M answers
+    stand in memory at once, and CUDA waits for their sum.
     """
     wide = values_N.to(torch.promote_types(values_N.dtype, torch.float32))
     length_A = torch.bincount(answers.answer_N, minlength=answers.num)

@@ -52,16 +52,17 @@ def pair_loss(
     """
     assert terms, "a pair loss needs a term"
     assert f_divergence in DIVERGENCES, f"f_divergence is {f_divergence!r}, expected one of {DIVERGENCES}"
+    assert 0 <= label_smoothing < 0.5, f"label_smoothing is {label_smoothing}, expected at least 0 and below 1/2"
     sides = _Sides(answers, pairs, f_divergence, alpha, ld_alpha)
     knobs = Knobs(pairs.margin_M, beta, label_smoothing, gamma, discopop_tau, bco_shift, alphapo_alpha)
     parts = _expand(terms, beta, nll_coef)
     cost_M = torch.stack([coef * _soft(name, sides, pairs.label_M, knobs) for name, coef in parts]).sum(0)
     weight_M = pairs.weight_M * _on_policy_weight(answers, pairs) if wpo else pairs.weight_M
-    return Loss((weight_M * cost_M).sum(), _metrics(answers, pairs, sides, parts[0][0], beta))
+    return Loss((weight_M * cost_M).sum(), _metrics(answers, pairs, sides, _followed(parts), beta))
 
 
 def _expand(terms: Sequence[tuple[str, float]], beta: float, nll_coef: float) -> list[tuple[str, float]]:
-    """Terms by their own names. The first is the one that metrics follow."""
+    """Terms by their own names."""
     parts: list[tuple[str, float]] = []
     for name, coef in terms:
         if name in WITH_IMITATION:
@@ -73,14 +74,17 @@ def _expand(terms: Sequence[tuple[str, float]], beta: float, nll_coef: float) ->
     return parts
 
 
+def _followed(parts: Sequence[tuple[str, float]]) -> str:
+    """The term whose rewards the metrics show: the first that compares."""
+    return next((name for name, _ in parts if name != "sft"), "sft")
+
+
 def _soft(name: str, sides: "_Sides", label_M: Tensor, knobs: Knobs) -> Tensor:
     """[M]: the term's mean over which of the two answers is the better one."""
     term, smoothing = PAIR_TERMS[name], knobs.label_smoothing
     if name not in OWN_SMOOTHING:
         label_M = label_M * (1 - smoothing) + (1 - label_M) * smoothing
-    elif name != "sft":
-        assert smoothing < 0.5, f"{name} needs label_smoothing below 1/2, got {smoothing}"
-        assert smoothing > 0 or name == "robust", f"{name} needs label_smoothing above 0, got {smoothing}"
+    assert smoothing > 0 or name != "exo_pair", "exo_pair needs label_smoothing above 0: it takes its logarithm"
     assert term.contrast or sides.f_divergence == "reverse_kl" or name == "sft", (
         f"{name} sees single rewards, which an f-divergence fixes up to a number for each prompt; use reverse_kl"
     )
@@ -143,7 +147,8 @@ class _Sides:
 
 @torch.no_grad()
 def _metrics(answers: Answers, pairs: Pairs, sides: _Sides, name: str, beta: float) -> dict[str, Tensor]:
-    """Chosen is the answer that is more probably the better one; pairs that are ties count nowhere but in `kl`."""
+    """Chosen is the answer that is more probably the better one; ties (label 0.5) count nowhere but in `kl`.
+    Rewards are `beta` times what the term `name` is told of an answer."""
     better, worse = sides.on(PAIR_TERMS[name].scale)
     logps = answer_sums(answers.logp_N, answers)
     columns = {

@@ -56,7 +56,7 @@ def alphapo(better: Tensor, worse: Tensor, knobs: Knobs) -> Tensor:
 
 
 def hinge(better: Tensor, worse: Tensor, knobs: Knobs) -> Tensor:
-    """max(0, 1 - d). Liu et al., 2024 (RSO); without a reference: Zhao et al., 2023 (SLiC-HF), whose delta is 1 / beta."""
+    """max(0, 1 - d). Liu et al., 2024 (RSO); without a reference: Zhao et al., 2023 (SLiC-HF), delta = 1 / beta."""
     return torch.relu(1 - _difference(better, worse, knobs))
 
 

@@ -60,11 +60,8 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
 
 
 def _refuse_reward_model(folder: Path) -> None:
-    for name, key, mark in (
-        ("config.json", "architectures", "SequenceClass"),
-        ("adapter_config.json", "task_type", "SEQ_CLS"),
-    ):
-        if (folder / name).is_file() and mark in str(json.loads((folder / name).read_text(encoding="utf-8")).get(key)):
+    for name, mark in (("config.json", "ForSequenceClassification"), ("adapter_config.json", '"SEQ_CLS"')):
+        if (folder / name).is_file() and mark in (folder / name).read_text(encoding="utf-8", errors="replace"):
             raise ModelError(f"{folder}: this is a reward model, which says nothing; give a language model.")
 
 
@@ -78,6 +75,7 @@ def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = Non
     """Write a plain Hugging Face (or peft) folder that every other tool reads; `stop_token_ids` end a generation."""
     folder.mkdir(parents=True, exist_ok=True)
     lm = causal_lm(policy.model)
+    stop_token_ids = stop_token_ids if lm.can_generate() else None  # a reward model says nothing
     if stop_token_ids:
         config = GenerationConfig.from_model_config(lm.config)
         config.eos_token_id, config.pad_token_id = stop_token_ids, policy.tokenizer.pad_token_id

@@ -48,6 +48,14 @@ def add_lora(
     return Policy(model, policy.tokenizer, policy.name)
 
 
+def merge_lora(policy: Policy) -> Policy:
+    """The same model in one piece, for training that begins where an adapter's ended. It was loaded in fp32, so
+    nothing of the base is rounded away."""
+    model = policy.model.merge_and_unload()
+    model.requires_grad_(True)
+    return Policy(model, policy.tokenizer, policy.name)
+
+
 def _row_modules(model: Any) -> list[str]:
     """Names of the modules that hold a row per token: the embedding, and the head where it is a matrix of its own
     (a stop token whose row in the head stays untrained would never be said)."""

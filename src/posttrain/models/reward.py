@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from posttrain.errors import ModelError
-from posttrain.models.load import Policy, load_tokenizer, load_weights
+from posttrain.models.load import Policy, load, load_tokenizer, load_weights, quiet_peft
 from posttrain.models.logprobs import causal_lm, hidden_states
+from posttrain.models.lora import merge_lora
 from posttrain.types import Batch
 
 SUFFIX = "ForSequenceClassification"
@@ -35,7 +36,7 @@ def load_reward(
     """
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
-        policy = _load_adapter(folder, dtype)
+        policy = _load_adapter(folder, dtype, seed)
     else:
         policy = Policy(_classifier(path, dtype), load_tokenizer(path), str(path))
         if not is_reward_model(path):
@@ -57,20 +58,25 @@ def answer_scores(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _classifier(path: str | Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    num_labels = AutoConfig.from_pretrained(path).num_labels if is_reward_model(path) else 1
+    if num_labels != 1:
+        raise ModelError(f"{path}: its head gives {num_labels} numbers, and a reward is one.")
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would warn of the new head, which is what was asked for
     try:
         model = load_weights(path, dtype, AutoModelForSequenceClassification, num_labels=1)
     finally:
         logging.set_verbosity(level)
+    _require_head(model, str(path))
+    return model
+
+
+def _require_head(model: Any, name: str) -> None:
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear):
-        raise ModelError(f"{path}: {type(model).__name__} has no linear head `score`; train another family.")
-    if head.out_features != 1:
-        raise ModelError(f"{path}: its head gives {head.out_features} numbers, and a reward is one.")
-    return model
+        raise ModelError(f"{name}: {type(model).__name__} has no linear head `score`; train another family.")
 
 
 @torch.no_grad()
@@ -80,14 +86,28 @@ def _draw_head(model: Any, seed: int) -> None:
     weight.copy_(drawn / (weight.shape[1] + 1) ** 0.5)
 
 
-def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
+def _load_adapter(folder: Path, dtype: torch.dtype, seed: int) -> Policy:
     from peft import PeftModel
 
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("task_type") != "SEQ_CLS":
-        raise ModelError(f"{folder}: this adapter is of a language model; a reward model's has task_type SEQ_CLS.")
+        return _headed(merge_lora(load(folder, dtype=dtype, device="cpu")), seed)
     tokenizer = load_tokenizer(folder)
     model = _classifier(config["base_model_name_or_path"], dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
+    with quiet_peft():
+        return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
+
+
+def _headed(policy: Policy, seed: int) -> Policy:
+    """A language model's transformer under a new scalar head."""
+    from transformers import AutoModelForSequenceClassification
+
+    lm = policy.model
+    lm.config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(lm.config, dtype=lm.dtype)
+    model.base_model.load_state_dict(lm.base_model.state_dict())
+    _require_head(model, policy.name)
+    _draw_head(model, seed)
+    return Policy(model, policy.tokenizer, policy.name)

@@ -1,6 +1,7 @@
 """One entry of `dataset:` to prepared samples, saying aloud what was read and what was left out."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,12 +16,18 @@ from posttrain.data.layouts import parse_row
 from posttrain.data.prepare import Prepared, prepare, prepare_records
 from posttrain.data.split import group_key
 from posttrain.data.task_file import is_task_file, read_tasks
+from posttrain.errors import DataError
+from posttrain.feedback.records import training_records
+from posttrain.feedback.store import Store
 from posttrain.pocket.chat import chat_conversations, eval_conversations
 from posttrain.pocket.corpus import documents
+from posttrain.pocket.manners import gold_preferences, gold_ratings
 from posttrain.pocket.world import build_world
 from posttrain.recipes.dataset_config import DatasetEntry
 from posttrain.types import Conversation, Document, Record
 
+STORE = "store:"
+AGGREGATES = ("ballots", "pairs", "ranked_pairs", "soft")
 CORPUS_DOCUMENTS, CORPUS_SEED = 4_000, 500_000_003  # of the pocket world, none of which pre-training saw
 
 
@@ -54,11 +61,13 @@ def load_entry(
 ) -> Loaded:
     """Read and tokenise one entry; with `held_out` the held-out conversations of the pocket or of a task file."""
     shape = config.rendering()
-    records = made_here(entry, held_out)
+    records = made_here(entry, held_out, shape.get("kind", "text"))
     if records:
         prepared = prepare_records(records, tokenizer, **shape)
         say(f"{len(records):,} records of {entry.path}")
         told: dict[str, Any] = {"path": entry.path, "records": len(records), "samples": len(prepared.store)}
+        if entry.path.startswith(STORE):  # a database goes on growing
+            told["sha256"] = hashlib.sha256(repr(records).encode("utf-8", "surrogatepass")).hexdigest()
         if Path(entry.path).is_file():
             told["sha256"] = hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()
         return Loaded(entry, replace(prepared, inputs=[told]), records)
@@ -68,17 +77,42 @@ def load_entry(
     return Loaded(entry, prepared)
 
 
-def made_here(entry: DatasetEntry, held_out: bool) -> list[Record]:
-    """The records of an entry that is no data file: the pocket world, or a file of tasks."""
+def made_here(entry: DatasetEntry, held_out: bool, kind: str = "text") -> list[Record]:
+    """The records of an entry that is no data file: the pocket world, a store of feedback, or a file of tasks."""
+    if entry.path.startswith(STORE):
+        return _of_store(entry)
     if entry.path == "pocket" and not Path("pocket").exists():
-        world = build_world()
-        return list(eval_conversations(world) if held_out else chat_conversations(world))
+        return _of_pocket(held_out, kind)
     if entry.path == "pocket-corpus" and not Path("pocket-corpus").exists():
         texts = islice(documents(build_world(), seed=CORPUS_SEED), CORPUS_DOCUMENTS)
         return [Document(text, f"pocket-corpus {kind}:{number}") for number, (kind, text) in enumerate(texts, 1)]
     if is_task_file(entry.path):
         return list(read_tasks(entry.path, held_out=held_out))
     return []
+
+
+def _of_pocket(held_out: bool, kind: str) -> list[Record]:
+    world = build_world()
+    if kind == "text":
+        return list(eval_conversations(world) if held_out else chat_conversations(world))
+    made = gold_preferences if kind == "pairs" else gold_ratings
+    return list(made(world, held_out=held_out))
+
+
+def _of_store(entry: DatasetEntry) -> list[Record]:
+    """What people said, as `training_records` puts it together; the entry's `name` says how."""
+    place, how = entry.path.removeprefix(STORE), entry.name or "ballots"
+    if how not in AGGREGATES:
+        raise DataError(f"name is {how!r}, expected one of {', '.join(AGGREGATES)}.", file=entry.path)
+    if "://" not in place and not Path(place).exists():
+        raise DataError("there is no such store; give the file that `posttrain annotate` wrote.", file=entry.path)
+    counts: Counter[str] = Counter()
+    with Store.open(place) as store:
+        records = list(training_records(store, aggregate=how, counts=counts))
+    if not records:
+        seen = "; ".join(f"{count:,}: {why}" for why, count in counts.items()) or "no ballot"
+        raise DataError(f"it holds nothing to train on ({seen}).", file=entry.path)
+    return list(records)
 
 
 def _opened(entry: DatasetEntry) -> list[Path | Rows]:

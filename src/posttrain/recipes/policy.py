@@ -1,15 +1,15 @@
 """From the model keys of a recipe to a policy that is ready to train."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from posttrain.data.template import install_template
-from posttrain.errors import ModelError
 from posttrain.models.attention import install_attention
 from posttrain.models.fused import fuse
-from posttrain.models.load import Policy, context_length, load
+from posttrain.models.load import Policy, context_length, load, save
 from posttrain.models.logprobs import causal_lm
-from posttrain.models.lora import add_lora
+from posttrain.models.lora import add_lora, merge_lora
 from posttrain.models.vocabulary import grow_embeddings
 from posttrain.pocket.base import base_folder
 
@@ -24,10 +24,7 @@ def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Poli
     chat template of its own. `read`: from a folder to a policy."""
     policy = read(resolve_model(config.model))
     if causal_lm(policy.model) is not policy.model:
-        raise ModelError(
-            f"{config.model} is an adapter, and training on top of one is not possible yet; name its base "
-            "(base_model_name_or_path in its adapter_config.json), or merge it with peft's merge_and_unload first."
-        )
+        policy = _merged(config, policy)
     has_template = policy.tokenizer.chat_template is not None
     if config.chat_template == "raw":
         policy.tokenizer.chat_template = None
@@ -54,6 +51,18 @@ def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Poli
         (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
         model.enable_input_require_grads()
     return policy, has_template and config.chat_template is None
+
+
+def _merged(config: Any, policy: Policy) -> Policy:
+    """An adapter's model in one piece. A new adapter needs it as a folder, since its own names the base it is for."""
+    policy = merge_lora(policy)
+    if config.use_peft:
+        folder = Path(f"{config.output_dir.rstrip('/')}-base")
+        if not config.resume_from_checkpoint or not folder.exists():
+            save(policy, folder)
+        policy.model.name_or_path = str(folder)
+        policy.model.config._name_or_path = str(folder)
+    return policy
 
 
 def fit_length(config: Any, policy: Policy, say: Callable[[str], None]) -> Any:

@@ -1,0 +1,98 @@
+"""Scores of answers by a reward model: of prepared samples, of what people wrote, and of answers that say nothing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from posttrain.data.batch import pack
+from posttrain.data.judged import Choice, render_choices
+from posttrain.data.packing import plan_rows
+from posttrain.data.store import TokenStore
+from posttrain.data.template import stop_token_ids
+from posttrain.errors import DataError
+from posttrain.models.attention import install_attention
+from posttrain.models.load import Policy, context_length
+from posttrain.models.reward import answer_scores, load_reward
+from posttrain.recipes.policy import resolve_model
+from posttrain.types import Message, Sample, Segment
+
+NULL_ANSWERS = {
+    "a full stop": ".",
+    "I don't know": "I don't know.",
+    "thanks": "Thank you for your question.",
+    "a promise": "Sure, here is a detailed and helpful answer to your question.",
+    "a refusal": "I'm sorry, but I can't help with that.",
+    "empty words": " ".join(["This is a very good question, and there are many things to say about it."] * 8),
+}
+"""Answers that fit every prompt and answer none: a sound reward model puts them below real ones."""
+
+
+@torch.no_grad()
+def score_samples(
+    policy: Policy, samples: Sequence[Sample], *, row_length: int, bf16: bool = False
+) -> list[np.ndarray]:
+    """The rewards of every sample's answers, in packed rows of `row_length` positions."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(samples)
+    was_training = policy.model.training
+    policy.model.eval()
+    lengths = [sample.num_tokens for sample in samples]
+    for row in plan_rows(lengths, max([row_length, *lengths]), seed=0) if lengths else []:
+        batch = pack([_judged(samples[index]) for index in row]).to(policy.device)
+        with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
+            scores = answer_scores(policy.model, batch).double().cpu().numpy()
+        for index in row:
+            count = len(samples[index].segments) - 1
+            found[index], scores = scores[:count], scores[count:]
+    policy.model.train(was_training)
+    return found
+
+
+def score_null_answers(
+    policy: Policy, store: TokenStore, *, max_length: int, row_length: int, bf16: bool = False
+) -> np.ndarray:
+    """[samples, null answers]: what each of NULL_ANSWERS gets behind the prompt of every sample."""
+    tails, stop = [], stop_token_ids(policy.tokenizer)[0]
+    for text in NULL_ANSWERS.values():
+        ids = policy.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        tails.append([*ids, stop])
+    samples = []
+    for sample in store:
+        room = max(1, max_length - len(sample.segments[0].token_ids))
+        answers = [Segment(tuple(tail[:room]), (1.0,) * len(tail[:room]), 0) for tail in tails]
+        samples.append(Sample((sample.segments[0], *answers), sample.source, (), (0.0,) * len(answers)))
+    return np.stack(score_samples(policy, samples, row_length=row_length, bf16=bf16))
+
+
+def score_answers(
+    model: str, asked: Sequence[tuple[tuple[Message, ...], Sequence[tuple[Message, ...]]]], *, max_length: int = 1024
+) -> list[np.ndarray]:
+    """The rewards of answers to prompts by a reward model's folder, for each (prompt, answers)."""
+    policy = load_reward(resolve_model(model))
+    install_attention(policy.model)
+    max_length = min(max_length, context_length(policy))
+    choices = [
+        Choice(prompt, tuple(answers), (), (0.0,) * len(answers), f"prompt {number}")
+        for number, (prompt, answers) in enumerate(asked, 1)
+    ]
+    samples = []
+    for choice, found in zip(
+        choices,
+        render_choices(choices, policy.tokenizer, max_length=max_length, truncation="keep_start"),
+        strict=True,
+    ):
+        if isinstance(found, DataError):
+            raise found
+        if found is None:
+            raise DataError(
+                f"the prompt leaves no room for an answer in {max_length} tokens; shorten it.", file=choice.source
+            )
+        samples.append(found[0])
+    return score_samples(policy, samples, row_length=max_length)
+
+
+def _judged(sample: Sample) -> Sample:
+    """A sample whose answers are numbered when it is packed."""
+    if sample.pairs or sample.scores:
+        return sample
+    return Sample(sample.segments, sample.source, (), (0.0,) * (len(sample.segments) - 1))
