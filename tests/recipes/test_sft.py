@@ -87,7 +87,7 @@ def test_training_goes_on_from_an_adapter(posttrain: Any, base: Path, rows: Path
     for name, extra in (("full", []), ("second", adapter)):
         done = posttrain(*flags(tmp_path / "first", rows, tmp_path / name, **keys), *extra)
         assert done.returncode == 0, done.stderr
-        assert held_out(tmp_path / name)[0] == pytest.approx(held_out(tmp_path / "first")[-1], rel=1e-4)
+        assert held_out(tmp_path / name)[0] == pytest.approx(held_out(tmp_path / "first")[-1], rel=3e-3)
         assert held_out(tmp_path / name)[-1] < held_out(tmp_path / "first")[-1]
     named = json.loads((tmp_path / "second" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == str(tmp_path / "second-base")

@@ -6,10 +6,17 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.training_config import TrainingConfig
 
+MEND = (
+    "give `chosen` and `rejected` answers, several `responses` with `ranks` or `scores`, or say which field is which, "
+    "e.g. columns: {chosen: YOUR_FIELD}"
+)
+CONTRASTS = {"sigmoid", "sigmoid_norm", "ipo", "ipo_norm", "hinge", "robust", "exo_pair", "discopop", "sft"}
+"""Losses of the difference of two rewards, which any f-divergence may shape."""
 TERMS = Literal[
     "sigmoid",
     "sigmoid_norm",
     "ipo",
+    "ipo_norm",
     "hinge",
     "robust",
     "exo_pair",
@@ -30,6 +37,7 @@ class PreferenceConfig(TrainingConfig):
     needs_reference: ClassVar[bool] = True
     rates: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     progress: ClassVar[str] = "learning preferences"
+    mend: ClassVar[str] = MEND
 
     def rendering(self) -> dict[str, Any]:
         """How a row becomes samples (`data.rendering.Settings`)."""
@@ -88,8 +96,14 @@ class DpoConfig(ReferencedConfig):
             raise ValueError(
                 f"loss_weights has {len(self.loss_weights)} numbers for {len(self.loss_type)} losses: give one each"
             )
-        if "robust" in self.loss_type and not self.label_smoothing:
-            raise ValueError("loss_type robust needs label_smoothing above 0, the share of labels that are wrong")
+        for name in ("robust", "exo_pair"):
+            if name in self.loss_type and not self.label_smoothing:
+                raise ValueError(f"loss_type {name} needs label_smoothing above 0, the share of labels that are wrong")
+        if self.f_divergence_type != "reverse_kl" and (other := set(self.loss_type) - CONTRASTS):
+            raise ValueError(
+                f"f_divergence_type {self.f_divergence_type} goes with losses of a difference of rewards, and "
+                f"{min(other)} is none: leave one of the two out"
+            )
         return self
 
 
@@ -106,6 +120,7 @@ class KtoConfig(ReferencedConfig):
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; left out, 1e-6, or 1e-5 with LoRA.")
     beta: float = Field(0.1, gt=0, description="Strength of the leash to the reference.")
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="KTO, or APO-zero without a baseline.")
+    mend: ClassVar[str] = "give answers with a label, true or false, or pairs (`chosen`, `rejected`) to be taken apart"
     desirable_weight: float = Field(1.0, gt=0, description="Weight of good answers.")
     undesirable_weight: float = Field(1.0, gt=0, description="Weight of bad answers.")
 

@@ -33,7 +33,7 @@ def _dpo(config: DpoConfig) -> Objective:
         ld_alpha=config.ld_alpha,
         wpo=config.use_weighting,
     )
-    return pair_objective("dpo", loss)
+    return pair_objective("dpo", loss, shift_beta=config.beta if "bco_pair" in config.loss_type else 0.0)
 
 
 def _kto(config: KtoConfig) -> Objective:

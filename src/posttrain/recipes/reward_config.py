@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from posttrain.recipes.preference_config import MEND
 from posttrain.recipes.training_config import TrainingConfig
 
 
@@ -12,6 +13,7 @@ class RewardConfig(TrainingConfig):
 
     verb: ClassVar[str] = "reward"
     progress: ClassVar[str] = "reward model"
+    mend: ClassVar[str] = MEND
     rates: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
     headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "center_rewards_coefficient": "reward"}
 

@@ -92,7 +92,7 @@ def _require_samples(pool: Pool, config: Any, what: str) -> None:
     mend = (
         f"raise max_length ({config.max_length} tokens) or shorten the prompts"
         if any("max_length" in why for _, why in left)
-        else "say which field holds the answers, e.g. columns: {completion: YOUR_FIELD}"
+        else config.mend
     )
     raise DataError(
         f"nothing is left {what}: {'; '.join(f'{count:,} rows: {why}' for count, why in left)}; {mend}.",

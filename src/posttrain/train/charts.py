@@ -20,7 +20,9 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart. `style` is its class in the page: `a` or `b` for its colour, `dots` to mark every point."""
+    """One line of a chart. `style` is its class in the page: `a` or `b` for its colour, `dots` to mark every point,
+    `rings` to mark them hollow, `dash` for a broken line: so that two lines differ without their colour.
+    """
 
     name: str
     points: Sequence[Point]
@@ -73,14 +75,68 @@ def _labels(frame: _Frame, y_ticks: Sequence[float]) -> str:
 
 def _paths(line: Series, frame: _Frame, smooth: bool) -> str:
     """The line, a faint one below its running mean where it is noisy, and dots as strokes of no length."""
-    mean = running_mean(line.points) if smooth and "dots" not in line.style else line.points
+    marked = "dots" in line.style or "rings" in line.style
+    mean = running_mean(line.points) if smooth and not marked else line.points
     parts = [_path(mean, frame, f"line {line.style}")]
     if mean is not line.points:
         parts.insert(0, _path(line.points, frame, f"line faint {line.style}"))
-    if "dots" in line.style or len(line.points) == 1:
+    if marked or len(line.points) == 1:
         dots = "".join("M{} {}h0".format(*frame.place(point)) for point in line.points)
         parts.append(f'<path class="dot {line.style}" d="{dots}"/>')
+        if "rings" in line.style:
+            parts.append(f'<path class="dot hole" d="{dots}"/>')
     return "".join(parts)
+
+
+def swatch(style: str) -> Markup:
+    """A short piece of a line of this style, for the legend."""
+    marks = f'<path class="dot {style}" d="M50 50h0"/>' if "dots" in style or "rings" in style else ""
+    marks += '<path class="dot hole" d="M50 50h0"/>' if "rings" in style else ""
+    line = f'<path class="line {style}" d="M0 50H100"/>'
+    return Markup(
+        f'<svg class="swatch" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{line}{marks}</svg>'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A point of a calibration curve: predicted and observed probability, the observed one's interval, its weight."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    share: float
+
+
+def calibration_chart(readings: Sequence[Reading]) -> Markup:
+    """Observed against predicted in the unit square, with whiskers and the diagonal; empty without readings."""
+    if not readings:
+        return Markup("")
+    frame, ticks = _Frame(0.0, 1.0, 0.0, 1.0), [0.0, 0.25, 0.5, 0.75, 1.0]
+    rules = "".join(f'<path class="rule" d="M0 {100 * tick:g}H100"/>' for tick in ticks)
+    rules += '<path class="diagonal" d="M0 100L100 0"/>'
+    whiskers = "".join(
+        "M{} {}V{}".format(*frame.place((point.predicted, point.low)), frame.place((0, point.high))[1])
+        for point in readings
+    )
+    line = Series("observed", [(point.predicted, point.observed) for point in readings], "a dots")
+    hover = [
+        [
+            "observed",
+            [
+                [*frame.place((point.predicted, point.observed)), f"{point.predicted:.2f}", f"{point.observed:.2f}"]
+                for point in readings
+            ],
+        ]
+    ]
+    shown = escape(json.dumps(hover, separators=(",", ":")))
+    return Markup(
+        f'<div class="plot square" data-at="predicted" data-series="{shown}">'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="observed against predicted probability">{rules}<path class="whisker" d="{whiskers}"/>'
+        f"{_paths(line, frame, False)}</svg>{_labels(frame, ticks)}<i></i><output></output></div>"
+    )
 
 
 def _path(points: Sequence[Point], frame: _Frame, style: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,27 @@ def _sft(model: nn.Module, batch: Batch) -> Loss:
 SFT = Objective("sft", _sft, lambda batch: float(batch.weight_N.double().sum()))
 
 
-def pair_objective(name: str, loss: Callable[[Answers, Pairs], Loss]) -> Objective:
-    """A loss of compared answers (the DPO family); its unit is a comparison, or all those of one ranking."""
-    return Objective(name, lambda model, batch: loss(answers_of(model, batch), pairs_of(batch)), _num_pairs)
+def pair_objective(name: str, loss: Callable[..., Loss], *, shift_beta: float = 0.0) -> Objective:
+    """A loss of compared answers (the DPO family); its unit is a comparison, or all those of one ranking. With
+    `shift_beta` the loss is given `bco_shift`, the mean reward of the step's answers (Jung et al., 2024, BCO)."""
+
+    def of(loss: Callable[..., Loss]) -> Callable[[nn.Module, Batch], Loss]:
+        return lambda model, batch: loss(answers_of(model, batch), pairs_of(batch))
+
+    def prepare(model: nn.Module, batches: Sequence[Batch]) -> Objective:
+        ratio_A = torch.cat([_log_ratios(model, batch) for batch in batches])
+        shift = shift_beta * ratio_A.mean()
+        return Objective(name, of(partial(loss, bco_shift=shift)), _num_pairs)
+
+    return Objective(name, of(loss), _num_pairs, prepare if shift_beta else None)
+
+
+@torch.no_grad()
+def _log_ratios(model: nn.Module, batch: Batch) -> Tensor:
+    """[A]: log-probability of every answer under the policy less that under the reference."""
+    answers = answers_of(model, batch.to(next(model.parameters()).device))
+    assert answers.reference_N is not None, "this objective needs the reference's log-probabilities"
+    return answer_sums(answers.logp_N - answers.reference_N, answers)
 
 
 def reward_objective(*, center_coef: float = 0.0) -> Objective:
@@ -80,17 +99,11 @@ def kto_objective(
     return objective
 
 
-@torch.no_grad()
 def _kto_baseline(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    policy, reference = [], []
-    device = next(model.parameters()).device
-    for batch in batches:
-        assert batch.baseline is not None, "KTO needs mismatched answers for its baseline"
-        answers = answers_of(model, batch.baseline.to(device))
-        assert answers.reference_N is not None
-        policy.append(answer_sums(answers.logp_N, answers))
-        reference.append(answer_sums(answers.reference_N, answers))
-    return kto_baseline(torch.cat(policy), torch.cat(reference))
+    mixed = [batch.baseline for batch in batches if batch.baseline is not None]
+    assert len(mixed) == len(batches), "KTO needs mismatched answers for its baseline"
+    ratio_A = torch.cat([_log_ratios(model, batch) for batch in mixed])
+    return kto_baseline(ratio_A, torch.zeros_like(ratio_A))
 
 
 def answers_of(model: nn.Module, batch: Batch) -> Answers:

@@ -1,5 +1,5 @@
-"""A run folder to one page: `write_report(run_dir)` reads run.json, metrics.jsonl, samples.jsonl and exam.json, and
-writes report.html beside them.
+"""A run folder to one page: `write_report(run_dir)` reads run.json, metrics.jsonl, samples.jsonl, exam.json and
+reward.json, and writes report.html beside them.
 
 Every part may be missing. The page holds nothing that is not in those files, so it can be written again at any time.
 """
@@ -16,8 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from posttrain.errors import DataError
 from posttrain.train.charts import Point, Series, line_chart, number
+from posttrain.train.pair_charts import pair_charts
+from posttrain.train.reward_page import reward_view
 
-FILES = ("run.json", "metrics.jsonl", "samples.jsonl", "exam.json")
+FILES = ("run.json", "metrics.jsonl", "samples.jsonl", "exam.json", "reward.json")
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -58,6 +60,8 @@ def _view(folder: Path) -> dict[str, Any]:
         "verdict": _verdict(metrics, exam),
         "cards": _cards(run, metrics),
         "charts": _charts(metrics),
+        "pair_charts": pair_charts(lambda key: _points(metrics, key)),
+        "reward": reward_view(_mapping(_read_json(folder / "reward.json"))),
         "exam": exam,
         "samples": [_sample(line) for line in _read_lines(folder / "samples.jsonl")],
         "tables": _tables(run),
@@ -120,6 +124,10 @@ def _verdict(metrics: Sequence[Mapping[str, Any]], exam: Mapping[str, Any]) -> l
     total = exam["total"]
     if total["before"] and total["after"]:
         verdict.append(("exam", f"{total['before']['accuracy']:.0f} %", f"{total['after']['accuracy']:.0f} %"))
+    accuracies = _points(metrics, "eval_accuracy")
+    if len(accuracies) > 1:
+        before, after = (f"{100 * share:.0f} %" for _, share in (accuracies[0], accuracies[-1]))
+        verdict.append(("held-out accuracy", before, after))
     for name, key in (("held-out loss", "eval_loss"), ("training loss", "loss")):
         points = _points(metrics, key)
         if len(points) > 1:
@@ -166,7 +174,7 @@ def _charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The plots that have something to show, the loss first."""
     train, held_out = _points(metrics, "loss"), _points(metrics, "eval_loss")
     lines = [Series("training", train, "a"), Series("held-out", held_out, "b dots")]
-    drawn = [{"title": "Loss", "unit": "nats a token", "legend": [line for line in lines if line.points]}]
+    drawn = [{"title": "Loss", "unit": _loss_unit(metrics), "legend": [line for line in lines if line.points]}]
     drawn[0]["plot"] = line_chart(lines, smooth=True)
     for title, unit, key, from_zero in (
         ("Learning rate", "", "learning_rate", True),
@@ -178,6 +186,14 @@ def _charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         plot = line_chart([line], from_zero=from_zero, smooth=key != "learning_rate")
         drawn.append({"title": title, "unit": unit, "legend": [], "plot": plot})
     return [chart for chart in drawn if chart["plot"]]
+
+
+def _loss_unit(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What one unit of the loss is, told from the columns beside it."""
+    columns = {key.removeprefix("eval_") for line in metrics for key in line}
+    if columns & {"accuracy", "rewards_margin"}:
+        return "a pair"
+    return "an answer" if columns & {"rewards_chosen", "rewards_rejected"} else "nats a token"
 
 
 def _exam(exam: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Figures on models, each with its interval."""
