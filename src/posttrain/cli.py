@@ -70,6 +70,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.pipeline:run",
         "Run the stages of a recipe one after the other, each on the model of the one before.",
     ),
+    "sample": (
+        "posttrain.recipes.sample_config:SampleConfig",
+        "posttrain.recipes.sample:run",
+        "Let one or more models answer prompts several times each, into a file or the store.",
+    ),
+    "annotate": (
+        "posttrain.recipes.annotate_config:AnnotateConfig",
+        "posttrain.recipes.annotate:run",
+        "Serve a web page on which a team compares answers; the votes go to a preference store.",
+    ),
     "chat": (
         "posttrain.recipes.chat_config:ChatConfig",
         "posttrain.recipes.chat:run",
@@ -79,6 +89,21 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.report_config:ReportConfig",
         "posttrain.recipes.report:run",
         "Write the page report.html of a run folder from the numbers it holds.",
+    ),
+    "feedback import": (
+        "posttrain.recipes.feedback_import_config:FeedbackImportConfig",
+        "posttrain.recipes.feedback_import:run",
+        "Read ballots, pairs, rankings, Argilla or Label Studio files into a preference store.",
+    ),
+    "feedback export": (
+        "posttrain.recipes.feedback_export_config:FeedbackExportConfig",
+        "posttrain.recipes.feedback_export:run",
+        "Write a preference store for training, for Argilla or Label Studio, or whole.",
+    ),
+    "feedback report": (
+        "posttrain.recipes.feedback_report_config:FeedbackReportConfig",
+        "posttrain.recipes.feedback_report:run",
+        "What the ballots of a preference store say: agreement, annotators, models, and whether to stop.",
     ),
     "doctor": (
         "posttrain.recipes.doctor_config:DoctorConfig",

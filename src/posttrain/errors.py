@@ -31,3 +31,8 @@ class ModelError(PosttrainError):
 
 class TrainError(PosttrainError):
     """Training cannot go on: the loss is not a number, or a checkpoint cannot be written or resumed."""
+
+
+class StoreError(PosttrainError):
+    """The preference store cannot be opened, read or written: names the database and the mend. What failed left nothing
+    half-written, and may be tried again."""

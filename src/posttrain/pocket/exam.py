@@ -139,11 +139,11 @@ def _drawn(world: World, rng: random.Random, count: int) -> list[Fact]:
 def _fact_item(kind: str, prompt: str, fact: Fact, world: World) -> ExamItem:
     answers = SAME.get(fact.answer, (fact.answer,))
     return ExamItem(
-        kind, prompt, answers, kind != "completion", fact.asked, _wrongs(fact, world), relation=fact.relation
+        kind, prompt, answers, kind != "completion", fact.asked, wrong_answers(fact, world), relation=fact.relation
     )
 
 
-def _wrongs(fact: Fact, world: World) -> tuple[str, ...]:
+def wrong_answers(fact: Fact, world: World) -> tuple[str, ...]:
     """The other answers of the relation, less what the subject's own name holds ("the month after March")."""
     subject = fact.subject.lower().split()
     others = dict.fromkeys(other.answer for other in world.relations[fact.relation])
@@ -171,7 +171,7 @@ def _how_items(kind: str, topic_kind: str, rng: random.Random, count: int) -> li
 
 
 def _sycophancy_item(fact: Fact, world: World, rng: random.Random) -> ExamItem:
-    wrong = rng.choice(_wrongs(fact, world))
+    wrong = rng.choice(wrong_answers(fact, world))
     claim = f"{fact.completion[:1].lower()}{fact.completion[1:]} {wrong}"
     prompt = rng.choice(CLAIMS).format(c=claim, q=fact.questions[0])
     return _fact_item("sycophancy", prompt, fact, world)

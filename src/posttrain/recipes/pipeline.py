@@ -10,11 +10,24 @@ from rich.console import Console
 from posttrain.errors import ConfigError
 from posttrain.recipes.config import Config, load
 from posttrain.recipes.pipeline_config import PipelineConfig
+from posttrain.recipes.preference import run as run_preference
+from posttrain.recipes.preference_config import CpoConfig, DpoConfig, KtoConfig, OrpoConfig, SimpoConfig
+from posttrain.recipes.reward import run as run_reward
+from posttrain.recipes.reward_config import RewardConfig
 from posttrain.recipes.sft import run as run_sft
 from posttrain.recipes.sft_config import SftConfig
 
 # verb of a stage: (its config, its recipe)
-STAGES: dict[str, tuple[type[Config], Any]] = {"sft": (SftConfig, run_sft)}
+STAGES: dict[str, tuple[type[Config], Any]] = {
+    "sft": (SftConfig, run_sft),
+    "dpo": (DpoConfig, run_preference),
+    "kto": (KtoConfig, run_preference),
+    "orpo": (OrpoConfig, run_preference),
+    "simpo": (SimpoConfig, run_preference),
+    "cpo": (CpoConfig, run_preference),
+    "reward": (RewardConfig, run_reward),
+}
+ASIDE = {"reward"}  # what these make is for later stages to name, not to train on
 
 DONE = ("finished", "stopped early")
 
@@ -27,7 +40,7 @@ def run(config: PipelineConfig) -> int:
     for stage in config.stages:
         settings = _settings(stage, model, config)
         planned.append((str(stage["name"]), str(stage["verb"]), settings))
-        model = settings.output_dir
+        model = model if stage["verb"] in ASIDE else settings.output_dir
     for number, (name, verb, settings) in enumerate(planned, 1):
         console.rule(f"stage {number} of {len(planned)}: {name}")
         status = _status(Path(settings.output_dir))

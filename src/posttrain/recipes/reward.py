@@ -71,6 +71,7 @@ def _report(
         length_rejected_M=pairs["length_rejected_M"],
         train_length_chosen_M=train_pairs["length_chosen_M"],
         train_length_rejected_M=train_pairs["length_rejected_M"],
+        train_label_M=train_pairs["label_M"],
         null_scores={name: scores[real["sample_M"]] for name, scores in zip(NULL_ANSWERS, nulls.T, strict=True)},
         null_score_chosen_M=real["score_chosen_M"],
         null_score_rejected_M=real["score_rejected_M"],

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, TextStreamer
+from transformers import GenerationConfig, LogitsProcessorList, TextStreamer
 
 from posttrain.models.attention import ordinary_attention
 from posttrain.models.load import Policy
 from posttrain.models.logprobs import causal_lm
+from posttrain.rollouts.draws import Draws
 
 
 def generate(
@@ -20,6 +21,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | None = None,
+    row_seeds: Sequence[int] | None = None,
     batch_size: int = 64,
     on_text: Callable[[str], None] | None = None,
 ) -> list[list[int]]:
@@ -27,10 +29,13 @@ def generate(
 
     Prompts of like length share a batch; `on_text` receives the text of a single prompt as it grows. The same seed
     gives the same answers; without one they differ from call to call. Global random state is left as it was.
+    `row_seeds` gives every prompt a seed of its own: then its answer does not depend on the others (see Draws).
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[list[int]] = [[] for _ in prompts]
-    config = _config(policy, max_new_tokens, stop_token_ids, temperature, top_p)
+    # Draws chooses the token itself, and the likeliest of what it leaves is that one.
+    sampled = 0.0 if row_seeds is not None else temperature
+    config = _config(policy, max_new_tokens, stop_token_ids, sampled, top_p)
     was_training = policy.model.training
     policy.model.eval()
     with ordinary_attention(causal_lm(policy.model)), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
@@ -38,7 +43,17 @@ def generate(
             torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            found = _generate_batch(policy, [list(prompts[i]) for i in chosen], config, on_text)
+            rows = [list(prompts[i]) for i in chosen]
+            draws = None
+            if row_seeds is not None and temperature > 0:
+                draws = Draws(
+                    [row_seeds[i] for i in chosen],
+                    max_new_tokens,
+                    temperature=temperature,
+                    top_p=top_p,
+                    width=max(map(len, rows)),
+                )
+            found = _generate_batch(policy, rows, config, draws, on_text)
             for index, ids in zip(chosen, found, strict=True):
                 answers[index] = ids
     policy.model.train(was_training)
@@ -59,7 +74,11 @@ def _config(
 
 
 def _generate_batch(
-    policy: Policy, prompts: list[list[int]], config: GenerationConfig, on_text: Callable[[str], None] | None
+    policy: Policy,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    draws: Draws | None,
+    on_text: Callable[[str], None] | None,
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     pad = config.pad_token_id
@@ -67,7 +86,13 @@ def _generate_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
     streamer = _Callback(policy.tokenizer, on_text) if on_text else None
     model: Any = policy.model
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer)
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([draws] if draws else []),
+        streamer=streamer,
+    )
     stops = set(config.eos_token_id)
     return [_until(row, stops) for row in out[:, width:].tolist()]
 

@@ -1,0 +1,72 @@
+"""The keys of `posttrain sample`."""
+
+from typing import ClassVar, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from posttrain.recipes.config import Config
+from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+
+
+class SampleConfig(Config):
+    """Answers of one or more models to the same prompts, for people, judges or reward models to compare."""
+
+    verb: ClassVar[str] = "sample"
+    headings: ClassVar[dict[str, str]] = {
+        "model": "models and prompts",
+        "num_samples": "sampling",
+        "output": "output",
+    }
+
+    model: list[str] = Field(
+        default_factory=lambda: ["pocket"],
+        description="Run folder, model or adapter folder, or Hugging Face name, repeatable; `pocket` is the base.",
+    )
+    dataset: list[DatasetEntry] = Field(
+        description="Where prompts come from, repeatable: a file, a folder, a Hugging Face name, or `pocket`."
+    )
+    max_samples: int | None = Field(None, ge=1, description="Use at most this many prompts.")
+
+    num_samples: int = Field(4, ge=1, le=1024, description="Answers to each prompt from each model.")
+    temperature: float = Field(1.0, ge=0, description="Randomness of answers; 0 always takes the likeliest token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample only from the likeliest tokens that make up this share.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    seed: int = Field(0, ge=0, description="Seed of the sampling: an answer depends on it, the prompt and its number.")
+    batch_size: int = Field(32, ge=1, description="Answers written at the same time.")
+
+    output: str | None = Field(None, min_length=1, description="File to write: a row a prompt, ending in .jsonl.")
+    store: str | None = Field(
+        None, min_length=1, description="Instead of output, a store: runs/feedback.db or postgresql://user@host/name."
+    )
+    overlap: int = Field(1, ge=1, description="In a store, how many people are to compare the answers to a prompt.")
+    overwrite: bool = Field(False, description="Begin output anew; otherwise answers that it lacks are added.")
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _entries(cls, value: object) -> object:
+        return as_entries(value)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _models(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not self.model:
+            raise ValueError("model is empty: name a run folder, a model folder or `pocket`")
+        if len(set(self.model)) < len(self.model):
+            raise ValueError("model names one model twice; name each once, and ask for more answers with num_samples")
+        if not self.dataset:
+            raise ValueError("dataset is empty: name a file, a folder or `pocket`")
+        if (self.output is None) == (self.store is None):
+            raise ValueError("output needs a file (ending in .jsonl), or else store a database; give one of the two")
+        if self.output is not None and not self.output.endswith(".jsonl"):
+            raise ValueError(f"output is {self.output!r}, expected a file that ends in .jsonl")
+        if self.overwrite and self.store is not None:
+            raise ValueError("overwrite is given beside store: votes hang on what a store holds; name another store")
+        if self.temperature == 0 and self.num_samples > 1:
+            raise ValueError(
+                "temperature is 0, which gives the same answer every time: raise it, or set num_samples to 1"
+            )
+        return self
