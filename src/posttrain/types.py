@@ -123,7 +123,7 @@ class Preference:
         if not (self.prompt and self.chosen and self.rejected):
             raise ValueError("a preference needs a prompt, a chosen and a rejected answer")
         if not 0 <= self.label <= 1:
-            raise ValueError(f"label is {self.label}, expected a probability between 0 and 1")
+            raise ValueError(f"the probability of the chosen answer is {self.label}, expected a number from 0 to 1")
         _require_finite(margin=self.margin)
         _require_weight(self.weight)
 

@@ -941,3 +941,22 @@ def test_a_mapped_answer_makes_a_code_problem_a_pair() -> None:
     assert parse_row(row, file="h.jsonl", line=1).layout == "HumanEval"
     found = parse_row(row, file="h.jsonl", line=1, columns={"completion": "canonical_solution"})
     assert found.layout == "prompt/completion"
+
+
+def test_a_pair_may_say_how_sure_people_were() -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_probability": 0.8, "margin": 2, "pair_weight": 0.5}
+    (record,) = parse_row(row, file="f", line=1).records
+    assert isinstance(record, Preference)
+    assert (record.label, record.margin, record.weight) == (0.8, 2.0, 0.5)
+    (plain,) = parse_row(row | {"margin": None, "chosen_probability": None}, file="f", line=1).records
+    assert isinstance(plain, Preference)
+    assert (plain.label, plain.margin) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("chosen_probability", 1.5, "1.5, expected"), ("margin", "big", "margin"), ("pair_weight", 0, "weight is 0")],
+)
+def test_what_a_pair_says_of_itself_is_checked(field: str, value: object, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        parse_row({"prompt": "a", "chosen": "b", "rejected": "c", field: value}, file="f", line=1)

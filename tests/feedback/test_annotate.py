@@ -1,4 +1,4 @@
-"""`posttrain annotate` as its users start it: files in, links out, errors that name the mend, and kills that lose nothing."""
+"""`posttrain annotate` as users start it: files in, links out, errors with their mend, and kills that lose nothing."""
 
 import importlib.util
 import json
@@ -230,6 +230,24 @@ def test_a_server_that_is_asked_to_end_ends_well(tmp_path: Path) -> None:
     assert "Traceback" not in err
     with Store.open(tmp_path / "f.db") as store:
         assert len(store.ballots()) == 1
+
+
+def test_an_ensemble_scores_what_is_compared(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reward model gives every answer one score, and the store keeps them in the order of the models."""
+    for question, answers in (("q1", ("a", "bbb")), ("q2", ("cc", "dddd", "e"))):
+        prompt = sqlite_store.add_prompt([Message("user", question)])
+        ids = [sqlite_store.add_response(prompt, [Message("assistant", text)]) for text in answers]
+        sqlite_store.add_item(prompt, ids)
+    stub = ModuleType("scoring")
+    sign = {"long": 1.0, "short": -1.0}
+    stub.score_answers = lambda model, asked: [  # type: ignore[attr-defined]
+        [sign[model] * len(answer[0].content) for answer in answers] for _, answers in asked
+    ]
+    monkeypatch.setitem(sys.modules, "posttrain.recipes.scoring", stub)
+    assert annotate._score(sqlite_store, ["long", "short"]) == 5
+    for response in sqlite_store.responses():
+        length = len(response.messages[0].content)
+        assert response.scores == (length, -length)
 
 
 @pytest.fixture(scope="module")

@@ -265,6 +265,26 @@ def test_a_locked_file_is_waited_for_then_503(tmp_path: Path) -> None:
             client.close()
 
 
+def test_postgresql_stops_in_mid_work(cluster: Any) -> None:
+    """The server of the database ends and comes back: 503 meanwhile, then the same vote is stored, once."""
+    with Store.open(cluster.address(), wait_s=1) as store:
+        team = Team(store)
+        shown = team.ann.get("/api/next").json()
+        cluster.stop()
+        try:
+            for _ in range(2):
+                answer = team.ann.post("/api/vote", json=vote(shown))
+                assert answer.status_code == 503
+                assert "retry-after" in answer.headers
+        finally:
+            cluster.start()
+        assert team.ann.post("/api/vote", json=vote(shown)).status_code == 200
+        assert team.ann.post("/api/vote", json=vote(shown)).status_code == 200
+        assert len(store.ballots(include_replaced=True)) == 1
+        for client in team.clients:
+            client.close()
+
+
 def test_a_sign_of_life(team: Team) -> None:
     shown = team.ann.get("/api/next").json()
     assert team.ann.post("/api/alive", json={"assignment": shown["assignment"]}).json()["yours"] is True

@@ -8,7 +8,7 @@ import pytest
 from posttrain.data.prepare import Prepared, prepare_records
 from posttrain.errors import DataError
 from posttrain.recipes.data_guard import guard
-from posttrain.types import Conversation, Document, Message, Record
+from posttrain.types import Conversation, Document, Message, Preference, Record
 
 TOPICS = ("rivers", "bread", "chess", "glass", "moths", "violins", "tides", "paper", "salt", "kites", "clocks", "ferns")
 
@@ -141,3 +141,19 @@ def test_held_out_rows_that_are_trained_on(tokenizer: Any) -> None:
     assert look(clean(), tokenizer, held_out=prepare_records(apart, tokenizer, max_length=1024).store) == ([], [])
     with pytest.raises(DataError, match="held-out rows"):
         look(clean(), tokenizer, held_out=prepare_records(clean(), tokenizer, max_length=1024).store)
+
+
+def test_answers_that_were_compared_are_looked_at_one_by_one(tokenizer: Any) -> None:
+    def pair(number: int, topic: str, bad: str) -> Record:
+        asked, good = Message("user", f"{number}: tell me of {topic}"), Message("assistant", f"It is {topic}.")
+        return Preference((asked,), (good,), (Message("assistant", bad),), f"f:{number}")
+
+    clean = [pair(number, topic, f"No word about {topic}.") for number, topic in enumerate(TOPICS, 1)]
+    store = prepare_records(clean, tokenizer, max_length=256, kind="pairs").store
+    lines: list[str] = []
+    guard(store, tokenizer, mode="refuse", say=lines.append)
+    assert not lines
+    broken = [pair(number, topic, f"\ufffd {topic} \ufffd") for number, topic in enumerate(TOPICS, 1)]
+    store = prepare_records(broken, tokenizer, max_length=256, kind="pairs").store
+    guard(store, tokenizer, mode="refuse", say=lines.append)
+    assert any(f"{len(TOPICS)} of {2 * len(TOPICS)} rows" in line for line in lines), lines

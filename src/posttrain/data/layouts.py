@@ -11,7 +11,7 @@ from posttrain.data.chats import is_sharegpt, read_chat
 from posttrain.data.columns import IN_A_TURN, mapped, names
 from posttrain.data.fields import FieldError, Row, kind, refuse_media
 from posttrain.data.json_text import decode, explain
-from posttrain.data.preferences import is_transcript, prompt_field, read_preference, read_ranking, read_rating
+from posttrain.data.preferences import KNOWN, is_transcript, prompt_field, read_preference, read_ranking, read_rating
 from posttrain.data.questions import (
     has_samples,
     read_alpaca,
@@ -138,7 +138,7 @@ LAYOUTS = (
     Layout("text", ("text",), partial(read_text, field="text")),
     Layout("text", ("content",), partial(read_text, field="content")),
 )
-BESIDE = ("system", "tools", "history", "context", "ranks", "scores", "ground_truth")
+BESIDE = ("system", "tools", "history", "context", "ranks", "scores", "ground_truth", *KNOWN)
 OURS = {field for layout in LAYOUTS for field in layout.fields} | {*BESIDE, *IN_A_TURN, *ROLES}
 # What a row most likely was meant to be, where several are equally near.
 FAMILIAR = ("text", "prompt", "question/answer", "Alpaca", "prompt/completion", "preference", "ShareGPT", "messages")

@@ -14,6 +14,8 @@ PROMPTS = ("prompt", "conversations", "question", "query", "instruction", "input
 TEXTS = ("response", "text", "content", "completion", "output")
 SCORES = ("overall_score", "score", "scores", "rating")
 RANKS = ("ranks", "rank", "ranking")
+# What a pair may say of itself beside its answers, and the field of Preference that holds it.
+KNOWN = {"chosen_probability": "label", "margin": "margin", "pair_weight": "weight"}
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
@@ -86,7 +88,8 @@ def read_preference(row: Row, source: str, chosen: str = "chosen", rejected: str
             row = {**row, **{name: row[name].strip() for name in (chosen, rejected) if isinstance(row[name], str)}}
         pair = _part(prompt, answered(row[chosen], chosen), answered(row[rejected], rejected), chosen)
     prompt, good, bad = pair
-    return (Preference(with_system(row, prompt), good, bad, source, read_tools(row)),)
+    known = {ours: number(row[field], field) for field, ours in KNOWN.items() if not is_absent(row.get(field))}
+    return (Preference(with_system(row, prompt), good, bad, source, read_tools(row), **known),)
 
 
 def _prompt(row: Row, field: str) -> Messages:

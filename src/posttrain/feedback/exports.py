@@ -155,7 +155,7 @@ def _pair_row(pair: Preference) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": chat(pair.prompt), "chosen": chat(pair.chosen), "rejected": chat(pair.rejected)}
     if pair.tools:
         row["tools"] = list(pair.tools)
-    return {**row, "label": pair.label, "margin": pair.margin, "weight": pair.weight}
+    return {**row, "chosen_probability": pair.label, "margin": pair.margin, "pair_weight": pair.weight}
 
 
 FORMATS: dict[str, Callable[[Store, Written], Iterator[dict[str, Any]]]] = {

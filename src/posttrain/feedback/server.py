@@ -48,7 +48,7 @@ HEADERS = {
 MAX_BODY = 1 << 20  # bytes of one request
 MAX_TEXT = 100_000  # characters of a better answer
 RETRY_AFTER_S = 2
-FRESH_S = 5.0  # the statistics are counted again after this
+FRESH_S = 10.0  # the statistics are counted again after this
 NO_ENTRY = (
     "This link does not open anything. Its token is wrong or was replaced by a new one: "
     "ask whoever runs this page for your link, and open it in full, with all that stands behind the #."

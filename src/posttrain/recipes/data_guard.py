@@ -15,7 +15,7 @@ from posttrain.data.store import TokenStore
 from posttrain.data.template import stop_token_ids
 from posttrain.data.text_checks import check_texts
 from posttrain.errors import DataError
-from posttrain.types import Conversation, Document, Message, Sample
+from posttrain.types import Conversation, Document, Message, Sample, Segment
 
 NUM_LOOKED_AT = 512
 """Samples whose tokens and text are looked at one by one; a fault that one row in a hundred has shows in five."""
@@ -57,7 +57,7 @@ def guard(
     total = len(store) + num_too_long
     findings.append(judge("lost", checks.FAULTS["lost"], num_too_long, total))
     places = random.Random(seed).sample(range(len(store)), min(NUM_LOOKED_AT, len(store)))
-    whole = [store[place] for place in sorted(places) if not store.lost_S[place]]
+    whole = [one for place in sorted(places) if not store.lost_S[place] for one in _alone(store[place])]
     findings += _of_samples(whole, tokenizer, prompt_weight)
     refusals = [finding for finding in findings if finding.level == "refuse"]
     if refusals and mode == "refuse":
@@ -114,6 +114,15 @@ def _of_samples(samples: Sequence[Sample], tokenizer: Any, prompt_weight: float)
         found += [finding for finding in looked if finding.code in IN_TOKENS]
     records = [_as_record(sample, tokenizer, prompt_weight, stops) for sample in samples]
     return found + [finding for finding in check_texts(records) if finding.code in IN_TEXT]
+
+
+def _alone(sample: Sample) -> list[Sample]:
+    """Answers that were compared or rated, each behind its prompt; another sample as it is."""
+    if not (sample.pairs or sample.scores):
+        return [sample]
+    prompt = sample.segments[0]
+    paths = [(prompt.token_ids + end.token_ids, prompt.weights + end.weights) for end in sample.segments[1:]]
+    return [Sample((Segment(*path),), sample.source) for path in paths]
 
 
 def _is_document(sample: Sample) -> bool:

@@ -478,10 +478,15 @@ addEventListener("hashchange", () => location.reload());
 
 // A sign of life while somebody looks, so that the item stays theirs.
 setInterval(async () => {
-  if (!item?.assignment || sending || document.hidden) return;
+  const asked = item?.assignment;
+  if (!asked || sending || document.hidden) return;
   try {
-    const { status, data } = await ask("/api/alive", { assignment: item.assignment });
-    if (status === 200) showProgress({ ...data, annotator: item?.annotator });
+    const { status, data } = await ask("/api/alive", { assignment: asked });
+    if (status !== 200 || item?.assignment !== asked || sending) return;
+    showProgress({ ...data, annotator: item.annotator });
+    if (data.yours) return;
+    await next({ quiet: true });
+    note("The one before has been withdrawn, voted on in another tab, or given to somebody else.", "", null, "warn");
   } catch (error) {
     if (!(error instanceof Away)) throw error;
   }

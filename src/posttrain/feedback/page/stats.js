@@ -4,7 +4,7 @@ import { insist, token } from "./sending.js";
 
 const $ = (id) => document.getElementById(id);
 const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
-const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−"));
+const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0\.0*)$/, "$1").replace("-", "−"));
 const between = (low, high, as) => (low === null || low === undefined ? "no interval" : `${as(low)} to ${as(high)}`);
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
