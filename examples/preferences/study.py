@@ -6,7 +6,7 @@ One model is fine-tuned on answers in mixed manners. For every seed it answers p
 the answers, and each method learns from these rankings; then the gold judge compares its answers to held-out prompts
 with those of the fine-tuned model. Every cell is saved when it is done, so a study that was stopped goes on.
 `results.json`, `table.md` and `study.svg` are written beside this file in the end. `--smoke` is a small one in a folder
-of its own, to see that it works; `--only dpo` measures one method, `--summary` writes the results of what is there.
+of its own, to see that it works; `--only dpo` measures one method, `--seed 0` one seed, `--summary` writes the results of what is there.
 """
 
 import argparse
@@ -52,12 +52,12 @@ SETTINGS: dict[str, Any] = {
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "reward": ("reward", {"learning_rate": 3e-4}),
     "reward, shuffled": ("reward", {"learning_rate": 3e-4}),
-    "DPO": ("dpo", {"learning_rate": 3e-5, "beta": 0.1}),
-    "DPO, shuffled": ("dpo", {"learning_rate": 3e-5, "beta": 0.1}),
-    "IPO": ("dpo", {"learning_rate": 3e-5, "beta": 0.1, "loss_type": "ipo"}),
-    "KTO": ("kto", {"learning_rate": 3e-5, "beta": 0.1}),
-    "ORPO": ("orpo", {"learning_rate": 2e-4, "beta": 1.0}),
-    "SimPO": ("simpo", {"learning_rate": 3e-5, "beta": 2.0, "simpo_gamma": 1.0}),
+    "DPO": ("dpo", {"learning_rate": 1e-4, "beta": 0.5}),
+    "DPO, shuffled": ("dpo", {"learning_rate": 1e-4, "beta": 0.5}),
+    "IPO": ("dpo", {"learning_rate": 1e-4, "beta": 0.1, "loss_type": "ipo"}),
+    "KTO": ("kto", {"learning_rate": 1e-4, "beta": 0.5}),
+    "ORPO": ("orpo", {"learning_rate": 3e-4, "beta": 1.0}),
+    "SimPO": ("simpo", {"learning_rate": 1e-4, "beta": 5.0, "simpo_gamma": 1.0, "cpo_alpha": 0.2}),
 }
 """The verb and its keys for each row of the table. A shuffled one learns from scores dealt out at random."""
 
@@ -338,6 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/preferences"), help="where cells are kept")
     parser.add_argument("--only", help="one method, by the start of its name")
+    parser.add_argument("--seed", type=int, help="one seed, so that several processes can share the work")
     parser.add_argument("--summary", action="store_true", help="measure nothing more")
     parser.add_argument("--smoke", action="store_true", help="two steps a run, few prompts, two seeds")
     args = parser.parse_args()
@@ -352,6 +353,8 @@ def main() -> None:
     done = []
     for cell in cells(settings):
         if args.only and not cell.method.lower().startswith(args.only.lower()):
+            continue
+        if args.seed not in (None, cell.seed):
             continue
         path = work / f"{cell.name}.json"
         shared = {name: settings[name] for name in settings if name != "seeds"}

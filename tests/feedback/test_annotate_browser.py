@@ -450,6 +450,7 @@ def test_keyboard_alone_for_everything(site: Site, visit: Callable[..., Page]) -
     page.get_by_label("Single keys are on").focus()
     page.keyboard.press("Space")
     page.keyboard.press("Escape")
+    expect(page.locator("dialog[open]")).to_have_count(0)
     page.keyboard.press("1")
     expect(page.locator("#said")).to_have_text("")
 
@@ -500,7 +501,8 @@ def test_contrast_names_and_languages(site: Site, visit: Callable[..., Page], sc
         page.keyboard.press(key)
         expect(page.locator("dialog[open]")).to_be_visible()
         check(10)
-        page.keyboard.press("Escape")
+        page.locator("dialog[open] button").first.click()
+        expect(page.locator("dialog[open]")).to_have_count(0)
     page.keyboard.press("Backspace")
     page.evaluate("document.activeElement.blur()")
     check(40)
