@@ -333,7 +333,7 @@ class Batch:
     span_N: "torch.Tensor"
     sources: tuple[str, ...]
     judged: "Judged | None" = None
-    baseline: "Batch | None" = None
+    baseline: "tuple[Batch, ...]" = ()
 
     @property
     def num_tokens(self) -> int:
@@ -351,5 +351,5 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("input_ids_T", "position_ids_T", "target_ids_N", "source_N", "weight_N", "span_N")
         }
-        moved = {name: value and value.to(device) for name in ("judged", "baseline") for value in [getattr(self, name)]}
-        return replace(self, **tensors, **moved)
+        judged = None if self.judged is None else self.judged.to(device)
+        return replace(self, **tensors, judged=judged, baseline=tuple(each.to(device) for each in self.baseline))

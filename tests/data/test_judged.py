@@ -103,7 +103,7 @@ def test_ratings_for_kto() -> None:
     ]
     found = list(for_ratings(records))
     kept = {choice.answers[0][0].content: choice.scores[0] for choice, _ in found if choice}
-    assert kept == {"a": 1, "c": 1, "d": 0, "e": 0, "f": 1, "g": 1, "i": 0}
+    assert kept == {"a": 1, "c": 1, "d": 0, "e": 0.2, "f": 0.8, "g": 1, "i": 0}
     assert [why for choice, why in found if choice is None] == [UNDECIDED, TIED]
 
 
@@ -141,6 +141,8 @@ def test_a_long_answer_is_cut_or_dropped_and_one_without_room_is_left_out(tiny: 
     assert tree.pairs == choice.pairs
     assert render_choices([choice], tokenizer, max_length=room, truncation="drop") == [None]
     assert render_choices([choice], tokenizer, max_length=room - 6, truncation="keep_start") == [None]
+    alike = Choice(QUESTION, (said("word " * 40), said("word " * 30)), (Pair(0, 1),))
+    assert render_choices([alike], tokenizer, max_length=room, truncation="keep_start") == [None]
 
 
 def test_turns_that_a_template_shows_in_two_ways_cannot_be_compared(tiny: ModuleType) -> None:

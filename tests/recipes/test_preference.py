@@ -2,13 +2,17 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from posttrain.errors import ModelError
 from posttrain.models.load import load
+from posttrain.recipes.scoring import score_answers
+from posttrain.types import Message
 
 STEPS = 24
 # verb: the learning rate that suits a random two-layer model
@@ -95,6 +99,7 @@ def test_shuffled_labels_teach_nothing(posttrain: Any, base: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     losses = [line["loss"] for line in metrics(tmp_path / "run") if "loss" in line]
     assert losses[-1] > 0.6  # a coin is right as often: ln 2 = 0.693
+    assert held_out(tmp_path / "run")[1]["eval_accuracy"] < 0.95  # of the true labels
 
 
 @pytest.mark.parametrize("verb", ["dpo", "kto", "reward"])
@@ -121,8 +126,29 @@ def test_an_adapter(posttrain: Any, base: Path, pairs: Path, tmp_path: Path, ver
     assert done.returncode == 0, done.stderr
     assert told_apart(held_out(out)[1]) >= 0.95
     assert (out / "adapter_model.safetensors").exists()
+    again = tmp_path / "again"
     if verb == "dpo":
         assert held_out(out)[0]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)  # the reference is the adapter off
+        held = posttrain(*flags("dpo", out, pairs, again, max_steps=1, reference_model=out))
+        assert held.returncode == 0, held.stderr
+        assert held_out(again)[0]["eval_rewards_margin"] == pytest.approx(0, abs=5e-3)  # and an adapter's is whole
+
+
+def test_a_reward_model_on_an_adapter_comes_back_whole(posttrain: Any, base: Path, pairs: Path, tmp_path: Path) -> None:
+    lora = ["--use-peft", "--lora-r", "4"]
+    assert posttrain(*flags("dpo", base, pairs, tmp_path / "lm", learning_rate=2e-2), *lora).returncode == 0
+    done = posttrain(*flags("reward", tmp_path / "lm", pairs, tmp_path / "reward", bf16=False), *lora)
+    assert done.returncode == 0, done.stderr
+    named = json.loads((tmp_path / "reward" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tmp_path / "reward-base")
+    (shown,) = [json.loads(line) for line in (tmp_path / "reward" / "pairs.jsonl").read_text().splitlines()]
+    number = int(shown["source"].rpartition(":")[2]) - 1
+    row = json.loads(pairs.read_text().splitlines()[number])
+    asked = ((Message("user", row["prompt"]),), [(Message("assistant", row[key]),) for key in ("chosen", "rejected")])
+    (scores,) = score_answers(str(tmp_path / "reward"), [asked])
+    assert scores.tolist() == pytest.approx([answer["score"] for answer in shown["answers"]], rel=1e-4, abs=1e-4)
+    with pytest.raises(ModelError, match="no reward model"):
+        score_answers(str(base), [asked])
 
 
 def test_another_reference_model(posttrain: Any, base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -131,7 +157,15 @@ def test_another_reference_model(posttrain: Any, base: Path, pairs: Path, tmp_pa
     again = flags("dpo", tmp_path / "first", pairs, tmp_path / "again", max_steps=1, reference_model=tmp_path / "first")
     assert posttrain(*again).returncode == 0
     assert held_out(tmp_path / "again")[0]["eval_rewards_margin"] == pytest.approx(0, abs=2e-3)  # rounding of bfloat16
-    done = posttrain(*flags("dpo", tmp_path / "first", pairs, tmp_path / "other", reference_model=base))
+    # The base lacks the template's tokens, and is of the same kin all the same.
+    kin = flags("dpo", tmp_path / "first", pairs, tmp_path / "kin", max_steps=1, reference_model=base)
+    done = posttrain(*kin)
+    assert done.returncode == 0, done.stderr
+    strange = tmp_path / "strange"
+    shutil.copytree(base, strange)
+    text = (strange / "tokenizer.json").read_text()
+    (strange / "tokenizer.json").write_text(text.replace('"!": 2,', '"!": 3,', 1).replace('"\\"": 3,', '"\\"": 2,', 1))
+    done = posttrain(*flags("dpo", tmp_path / "first", pairs, tmp_path / "other", reference_model=strange))
     assert done.returncode == 2
     assert "another vocabulary" in done.stderr
 
@@ -189,6 +223,7 @@ def test_keys_that_do_not_go_together(inside: Any, base: Path, pairs: Path, word
         ([{"prompt": "a", "completion": "b"}], "dpo", "nothing was compared"),
         ([{"prompt": "a", "completion": "b", "label": True}], "dpo", "nothing was compared"),
         ([{"prompt": "a", "completion": c, "label": True} for c in "bcd"], "kto", "all answers are to one prompt"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}], "dpo", "line 1, field 'margin'"),
     ],
 )
 def test_data_that_compares_nothing(

@@ -146,7 +146,7 @@ def test_ktos_baseline_is_of_the_whole_step(tiny: ModuleType, split: list[list[i
     objective = kto_objective(beta=0.5, desirable_weight=1.0, undesirable_weight=1.3)
 
     def batch(part: list[int]) -> Batch:
-        return replace(pack([samples[i] for i in part]), baseline=pack([mixed[i] for i in part]))
+        return replace(pack([samples[i] for i in part]), baseline=(pack([mixed[i] for i in part]),))
 
     with tiny.exactly(torch.float64):
         moved(policy, seed=8)
@@ -162,9 +162,9 @@ def test_ktos_baseline_is_of_the_whole_step(tiny: ModuleType, split: list[list[i
 
 def test_a_batch_moves_with_all_that_is_known_of_it(tiny: ModuleType) -> None:
     own = rated(tiny)
-    batch = replace(pack(own), baseline=pack(own)).to(torch.device("meta"))
+    batch = replace(pack(own), baseline=(pack(own),)).to(torch.device("meta"))
     assert batch.judged is not None
     assert batch.judged.score_A.is_meta
-    assert batch.baseline is not None
-    assert batch.baseline.judged is not None
-    assert batch.baseline.judged.answer_N.is_meta
+    (mixed,) = batch.baseline
+    assert mixed.judged is not None
+    assert mixed.judged.answer_N.is_meta

@@ -66,17 +66,15 @@ def for_pairs(records: Sequence[Record]) -> Iterator[tuple[Choice | None, str]]:
 
 
 def for_ratings(records: Sequence[Record]) -> Iterator[tuple[Choice | None, str]]:
-    """As `for_pairs`, but every answer by itself, good (1) or bad (0). Of a pair the chosen answer is good and the
-    rejected one bad; of a ranking the first places are good and the last ones bad."""
+    """As `for_pairs`, but every answer by itself, good (1) or bad (0). Of a pair the chosen answer is good with the
+    probability of its label (1 where nothing is said) and the rejected one with the rest; of a ranking the first places
+    are good and the last ones bad."""
     for record in records:
         if isinstance(record, Rating):
             is_label = record.score in (0.0, 1.0)
             yield _rated(record, record.response, record.score) if is_label else (None, UNDECIDED)
         elif isinstance(record, Preference):
-            ranks = (0.5 - record.label, record.label - 0.5)
-            yield from _ends(
-                Ranking(record.prompt, (record.chosen, record.rejected), ranks, record.source, record.tools)
-            )
+            yield from _both(record)
         elif isinstance(record, Ranking):
             yield from _ends(record)
         elif isinstance(record, MessageTree):
@@ -92,7 +90,8 @@ def render_choices(
     """A tree for each: segment 0 is what all answers share without being trained, segment i + 1 the rest of answer i.
     With it, whether an answer was cut at `max_length` tokens of prompt and answer, and whether that took its end.
 
-    None where no token of some answer fits, or where one is cut and `truncation` is 'drop'.
+    None where no token of some answer fits, where compared ones are the same once they are cut, or where one is cut
+    and `truncation` is 'drop'.
     """
     chats = [chat for choice in choices for chat in _conversations(choice)]
     rendered = iter(render_many(chats, tokenizer))
@@ -127,6 +126,15 @@ def _ranking(record: Ranking) -> tuple[Choice | None, str]:
     return _checked(Choice(record.prompt, answers, pairs, (), record.source, record.tools))
 
 
+def _both(record: Preference) -> Iterator[tuple[Choice | None, str]]:
+    """The answers of a pair, each as good as it is probably the better one."""
+    if record.chosen == record.rejected or record.label == 0.5:
+        yield None, SAME if record.chosen == record.rejected else TIED
+        return
+    yield _rated(record, record.chosen, record.label)
+    yield _rated(record, record.rejected, 1 - record.label)
+
+
 def _ends(record: Ranking) -> Iterator[tuple[Choice | None, str]]:
     """The first and the last places of a ranking as ratings."""
     best, worst = min(record.ranks), max(record.ranks)
@@ -138,7 +146,7 @@ def _ends(record: Ranking) -> Iterator[tuple[Choice | None, str]]:
             yield _rated(record, answer, float(rank == best))
 
 
-def _rated(record: Rating | Ranking, answer: Answer, score: float) -> tuple[Choice | None, str]:
+def _rated(record: Rating | Ranking | Preference, answer: Answer, score: float) -> tuple[Choice | None, str]:
     return _checked(Choice(record.prompt, (answer,), (), (score,), record.source, record.tools))
 
 
@@ -226,5 +234,7 @@ def _fitted(tree: Sample, max_length: int, truncation: str) -> tuple[Sample, boo
         return None
     if not all(any(answer.weights) for answer in cut.segments[1:]):
         return None
+    if any(cut.segments[1 + pair.better] == cut.segments[1 + pair.worse] for pair in tree.pairs):
+        return None  # what is left of both says the same
     lost = any(any(answer.weights[room:]) for answer in answers)
     return replace(cut, pairs=tree.pairs, scores=tree.scores), True, lost

@@ -1,6 +1,6 @@
 """Answers behind prompts that they do not belong to: what KTO measures its baseline on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -19,6 +19,19 @@ class Mismatched(Sequence[Sample]):
     def __init__(self, store: TokenStore, *, max_length: int, seed: int = 0) -> None:
         self.store, self.max_length = store, max_length
         self.partner_S = _partners(store.group_S, seed)
+        # Answers hold all trained tokens but may hold others too, so cut ones are counted one by one.
+        sizes = [self._sizes(index) for index in range(len(store))]
+        self.length_S, self.trained_S = (np.array(column, np.int64) for column in zip(*sizes, strict=True))
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these samples from others."""
+        store = self.store
+        yield f"mismatched {self.max_length}".encode()
+        yield from (array.tobytes() for array in (store.digest_S, store.length_S, store.trained_S, self.partner_S))
+
+    def _sizes(self, index: int) -> tuple[int, int]:
+        sample = self[index]
+        return sample.num_tokens, sample.num_trained
 
     def __len__(self) -> int:
         return len(self.store)

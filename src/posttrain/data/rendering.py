@@ -16,7 +16,7 @@ from posttrain.data.template import render_document, render_many
 from posttrain.errors import DataError
 from posttrain.types import Conversation, Document, Prompt, Record, Sample
 
-NO_ROOM = "an answer without a token before max_length"
+NO_ROOM = "an answer without a word of its own before max_length"
 TOGETHER = 256  # records rendered in one call; an encoding takes about a hundred bytes a token while it lives
 
 

@@ -23,7 +23,8 @@ class Stream:
     Without `parts` an epoch is every sample once; with them it is what `mixture.epoch_order` says, and the samples of
     a part keep the order of its walk, up to the window that rows are packed from. Samples that know their lengths
     (`length_S`) and trained tokens (`trained_S`) as arrays are planned without being read. `collate` makes the batch
-    of the samples of these numbers, where it is to hold more than `pack` puts into it.
+    of the samples of these numbers, where it is to hold more than `pack` puts into it. With `may_exceed` a sample over
+    `max_length` has a row of its own: a tree of many answers cannot be cut in two.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Stream:
         parts: Sequence[Part] | None = None,
         temperature: float = 1.0,
         collate: Callable[[list[int]], Batch] | None = None,
+        may_exceed: bool = False,
     ) -> None:
         if not len(samples):
             raise DataError("no sample to train on.")
@@ -46,7 +48,8 @@ class Stream:
         self.packing, self.seed = packing, seed
         self.parts, self.temperature = parts, temperature
         self.collate = collate or (lambda indices: pack([samples[i] for i in indices]))
-        self.length_S = _lengths(samples)
+        lengths = _lengths(samples)
+        self.length_S = np.minimum(lengths, max_length) if may_exceed else lengths
         if parts is not None:
             rates(parts, temperature)  # what does not go together is refused now, not at the first step
         for part in parts or ():

@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
 
     `better_M`, `worse_M`: int64 answer numbers. `label_M`: the probability in [0, 1] that `better` is the better one:
     1 a hard label, 0.5 a tie. `margin_M`: by how much it is better, in units of reward. `weight_M`: how much the
-    comparison counts; those of one ranking share one unit (Ouyang et al., 2022, section 3.4).
+    comparison counts; those of one ranking share one unit (Ouyang et al., 2022, section 3.5).
     """
 
     better_M: Tensor

@@ -48,7 +48,7 @@ def pair_loss(
     `f_divergence`, `alpha`: what the reward is a slope of, see `discounted`; only for terms that see differences.
     `ld_alpha`: what a token past the other answer's length counts, in rewards (1: as any other).
     `wpo`: weigh each comparison by the probability of both answers (Zhou et al., 2024, WPO, equation 2).
-    `gamma`: the margin of SimPO and AlphaPO. `bco_shift`: mean reward of all answers so far, kept by the caller.
+    `gamma`: the margin of SimPO and AlphaPO. `bco_shift`: the mean reward of a step's answers.
     """
     assert terms, "a pair loss needs a term"
     assert f_divergence in DIVERGENCES, f"f_divergence is {f_divergence!r}, expected one of {DIVERGENCES}"

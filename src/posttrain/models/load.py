@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from posttrain.errors import ModelError
@@ -26,6 +26,8 @@ class Policy:
     model: Any
     tokenizer: Any
     name: str
+    was_adapter: bool = False
+    """Whether an adapter was merged into the weights, so that no folder holds them as they are."""
 
     @property
     def num_parameters(self) -> int:
@@ -45,12 +47,9 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
 
     Raises ModelError with the mend where a tokenizer, weights in safetensors, or the base of an adapter is missing.
     """
-    folder = Path(path)
-    if not folder.exists() and _looks_local(str(path)):
-        raise ModelError(f"{path}: no such folder; give the folder of a model or a run, or a Hub name (owner/name).")
-    if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{path}: a model is a folder with config.json and *.safetensors, this is a file.")
-    _refuse_reward_model(folder)
+    folder = check_place(path)
+    if is_reward_model(path):
+        raise ModelError(f"{path}: this is a reward model, which says nothing; give a language model.")
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype)
     else:
@@ -59,10 +58,28 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
     return policy
 
 
-def _refuse_reward_model(folder: Path) -> None:
-    for name, mark in (("config.json", "ForSequenceClassification"), ("adapter_config.json", '"SEQ_CLS"')):
-        if (folder / name).is_file() and mark in (folder / name).read_text(encoding="utf-8", errors="replace"):
-            raise ModelError(f"{folder}: this is a reward model, which says nothing; give a language model.")
+def check_place(path: str | Path) -> Path:
+    """The folder that a model is read from, or its name on the Hub as a path. Raises ModelError for what is neither."""
+    folder = Path(path)
+    if not folder.exists() and _looks_local(str(path)):
+        raise ModelError(f"{path}: no such folder; give the folder of a model or a run, or a Hub name (owner/name).")
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{path}: a model is a folder with config.json and *.safetensors, this is a file.")
+    return folder
+
+
+def is_reward_model(path: str | Path) -> bool:
+    """Whether a folder or a Hub name holds a sequence classifier, or an adapter of one, by its configuration."""
+    adapter = Path(path) / "adapter_config.json"
+    if adapter.is_file():
+        return '"SEQ_CLS"' in adapter.read_text(encoding="utf-8", errors="replace")
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        return False
+    try:
+        names = AutoConfig.from_pretrained(path).architectures or []
+    except (OSError, ValueError, KeyError):  # whoever loads the weights says what is wrong
+        return False
+    return any(name.endswith("ForSequenceClassification") for name in names)
 
 
 def context_length(policy: Policy) -> int:
@@ -132,15 +149,21 @@ def load_tokenizer(path: str | Path) -> Any:
 def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
     from peft import PeftModel
 
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if not base or not (Path(base).is_dir() or "/" in base):
-        raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
+    base = base_of(folder)
     tokenizer = load_tokenizer(folder)
     model = load_weights(base, dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with quiet_peft():
         return Policy(PeftModel.from_pretrained(model, folder), tokenizer, str(folder))
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter is for. Raises ModelError where it is gone."""
+    base: str = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if not base or not (Path(base).is_dir() or "/" in base):
+        raise ModelError(f"{folder}: its adapter_config.json names the base {base!r}, which is not a model folder.")
+    return base
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def merge_lora(policy: Policy) -> Policy:
     nothing of the base is rounded away."""
     model = policy.model.merge_and_unload()
     model.requires_grad_(True)
-    return Policy(model, policy.tokenizer, policy.name)
+    return Policy(model, policy.tokenizer, policy.name, was_adapter=True)
 
 
 def _row_modules(model: Any) -> list[str]:

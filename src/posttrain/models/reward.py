@@ -1,6 +1,7 @@
 """Reward models: the same transformer with one number in place of the vocabulary, read at an answer's last token."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,19 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from posttrain.errors import ModelError
-from posttrain.models.load import Policy, load, load_tokenizer, load_weights, quiet_peft
+from posttrain.models.load import (
+    Policy,
+    base_of,
+    check_place,
+    is_reward_model,
+    load,
+    load_tokenizer,
+    load_weights,
+    quiet_peft,
+)
 from posttrain.models.logprobs import causal_lm, hidden_states
 from posttrain.models.lora import merge_lora
 from posttrain.types import Batch
-
-SUFFIX = "ForSequenceClassification"
-
-
-def is_reward_model(path: str | Path) -> bool:
-    """Whether a folder holds a sequence classifier, by its config.json."""
-    config = Path(path) / "config.json"
-    if not config.is_file():
-        return False
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
-    return any(name.endswith(SUFFIX) for name in names)
 
 
 def load_reward(
@@ -34,17 +33,13 @@ def load_reward(
 
     Raises ModelError where the family has no sequence classifier with a linear `score`, or the head has several labels.
     """
-    folder = Path(path)
+    folder = check_place(path)
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype, seed)
     else:
         policy = Policy(_classifier(path, dtype), load_tokenizer(path), str(path))
         if not is_reward_model(path):
             _draw_head(policy.model, seed)
-    lm = causal_lm(policy.model)
-    # transformers finds the last token of a padded row by this id.
-    pad = policy.tokenizer.pad_token_id
-    lm.config.pad_token_id = policy.tokenizer.eos_token_id if pad is None else pad
     policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return policy
 
@@ -53,8 +48,20 @@ def answer_scores(model: nn.Module, batch: Batch) -> Tensor:
     """The reward [A] (fp32) of every answer of a batch of preference data."""
     assert batch.judged is not None, "only preference data has answers to score"
     last_AD = hidden_states(model, batch).index_select(0, batch.judged.last_A)
-    scores_A: Tensor = causal_lm(model).score(last_AD)[:, 0]
-    return scores_A.float()
+    # In bf16 a score of 4 moves in steps of 0.03, and answers would tie.
+    with torch.autocast(last_AD.device.type, enabled=False):
+        scores_A: Tensor = causal_lm(model).score(last_AD.float())[:, 0]
+    return scores_A
+
+
+def set_padding(policy: Policy, stop_token_ids: Sequence[int]) -> None:
+    """Choose the id that pads rows for transformers, which reads the score at the last token that is another: it must
+    not be one that ends an answer."""
+    tokenizer, lm = policy.tokenizer, causal_lm(policy.model)
+    choices = [tokenizer.pad_token_id, *sorted(tokenizer.all_special_ids, reverse=True), *range(len(tokenizer))]
+    pad = next(id for id in choices if id is not None and id not in stop_token_ids)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    lm.config.pad_token_id = pad
 
 
 def _classifier(path: str | Path, dtype: torch.dtype) -> Any:
@@ -89,11 +96,10 @@ def _draw_head(model: Any, seed: int) -> None:
 def _load_adapter(folder: Path, dtype: torch.dtype, seed: int) -> Policy:
     from peft import PeftModel
 
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("task_type") != "SEQ_CLS":
+    if not is_reward_model(folder):
         return _headed(merge_lora(load(folder, dtype=dtype, device="cpu")), seed)
     tokenizer = load_tokenizer(folder)
-    model = _classifier(config["base_model_name_or_path"], dtype)
+    model = _classifier(base_of(folder), dtype)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with quiet_peft():
@@ -110,4 +116,4 @@ def _headed(policy: Policy, seed: int) -> Policy:
     model.base_model.load_state_dict(lm.base_model.state_dict())
     _require_head(model, policy.name)
     _draw_head(model, seed)
-    return Policy(model, policy.tokenizer, policy.name)
+    return replace(policy, model=model)

@@ -65,20 +65,21 @@ def open_stream(
     parts: list[Part] | None,
     say: Callable[[str], None],
     *,
-    row_length: int = 0,
+    may_exceed: bool = False,
     collate: Callable[[list[int]], Batch] | None = None,
 ) -> Stream:
-    """The training steps over these samples; says what an epoch of a mixture holds. `row_length`: of a packed row,
-    max_length where it is 0."""
+    """The training steps over these samples; says what an epoch of a mixture holds. `may_exceed`, `collate`: those of
+    `Stream`."""
     stream = Stream(
         samples,
-        max_length=row_length or config.max_length,
+        max_length=config.max_length,
         batch_size=config.per_device_train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         packing=config.packing,
         seed=config.seed,
         parts=parts,
         temperature=config.mixing_temperature,
+        may_exceed=may_exceed,
         collate=collate,
     )
     for line in describe(stream.mixture()) if parts is not None else ():

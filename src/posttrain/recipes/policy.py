@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.template import install_template
+from posttrain.errors import ConfigError
 from posttrain.models.attention import install_attention
+from posttrain.models.dropout import drop_nothing
 from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, context_length, load, save
 from posttrain.models.logprobs import causal_lm
@@ -24,7 +26,11 @@ def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Poli
     chat template of its own. `read`: from a folder to a policy."""
     policy = read(resolve_model(config.model))
     if causal_lm(policy.model) is not policy.model:
-        policy = _merged(config, policy)
+        policy = merge_lora(policy)
+    if policy.was_adapter and config.use_peft:
+        _keep_base(config, policy)
+    if not config.model_dropout:
+        drop_nothing(policy.model)
     has_template = policy.tokenizer.chat_template is not None
     if config.chat_template == "raw":
         policy.tokenizer.chat_template = None
@@ -53,16 +59,19 @@ def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Poli
     return policy, has_template and config.chat_template is None
 
 
-def _merged(config: Any, policy: Policy) -> Policy:
-    """An adapter's model in one piece. A new adapter needs it as a folder, since its own names the base it is for."""
-    policy = merge_lora(policy)
-    if config.use_peft:
-        folder = Path(f"{config.output_dir.rstrip('/')}-base")
-        if not config.resume_from_checkpoint or not folder.exists():
-            save(policy, folder)
-        policy.model.name_or_path = str(folder)
-        policy.model.config._name_or_path = str(folder)
-    return policy
+def _keep_base(config: Any, policy: Policy) -> None:
+    """A new adapter names the folder of its base, so what was merged becomes a folder beside the run."""
+    folder = Path(f"{config.output_dir.rstrip('/')}-base")
+    mark = folder / "merged_from.txt"
+    if folder.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == config.model):
+        raise ConfigError(
+            f"{folder} is in the way: the base of the new adapter, {config.model} in one piece, is kept there; give "
+            "another output_dir, or move that folder."
+        )
+    if not (config.resume_from_checkpoint and folder.exists()):
+        save(policy, folder)
+        mark.write_text(config.model, encoding="utf-8")
+    policy.model.name_or_path = policy.model.config._name_or_path = str(folder)
 
 
 def fit_length(config: Any, policy: Policy, say: Callable[[str], None]) -> Any:

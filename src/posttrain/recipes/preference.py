@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +10,14 @@ from rich.console import Console
 from posttrain.data.batch import pack
 from posttrain.data.cache import cache_folder
 from posttrain.data.mismatched import Mismatched
+from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
-from posttrain.errors import ModelError
+from posttrain.errors import DataError, ModelError
 from posttrain.models.attention import install_attention
 from posttrain.models.load import Policy, load
+from posttrain.models.logprobs import causal_lm
+from posttrain.models.lora import merge_lora
+from posttrain.models.vocabulary import grow_embeddings
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy, resolve_model
 from posttrain.recipes.preference_config import PreferenceConfig
@@ -26,7 +29,7 @@ from posttrain.train.reference import with_reference
 from posttrain.train.runlog import RunFolder
 from posttrain.types import Batch, Sample
 
-Say = Callable[[str], None]
+Collate = Callable[[list[int]], Batch]
 
 
 def run(config: PreferenceConfig) -> int:
@@ -40,13 +43,9 @@ def run(config: PreferenceConfig) -> int:
     data = load_data(config, policy.tokenizer, console.print)
     before = answer(policy, data.preview, with_template=has_template)
 
-    row_length = max([config.max_length, *data.train.length_S.tolist(), *data.held_out.length_S.tolist()])
-    reference = _reference_policy(config, policy)
-    prepare = partial(_collator, config, reference, row_length=row_length, say=console.print)
-    collate = prepare(data.train)
-    held_out = held_batches(data.held_out, data.held_out.length_S, row_length, prepare(data.held_out))
-    del reference, prepare
-    stream = open_stream(config, data.train, data.parts, console.print, row_length=row_length, collate=collate)
+    collate, collate_held = _collators(config, policy, [data.train, data.held_out], console.print)
+    stream = open_stream(config, data.train, data.parts, console.print, may_exceed=True, collate=collate)
+    held_out = held_batches(data.held_out, data.held_out.length_S, config.max_length, collate_held)
     done = fit(config, policy, objective_of(config), stream, held_out, data.inputs, folder, console)
     if done.status == "interrupted":
         return 130
@@ -55,39 +54,57 @@ def run(config: PreferenceConfig) -> int:
     return 0
 
 
+def _collators(config: Any, policy: Policy, stores: Sequence[TokenStore], say: Callable[[str], None]) -> list[Collate]:
+    """For each store, from the numbers of samples to their batch, with what the reference thinks of them."""
+    if not config.needs_reference:
+        return [_collate(store, None, config.max_length) for store in stores]
+    mixed = [_mismatched(config, store) for store in stores]  # what the data lacks is said before a long pass
+    reference = _reference_policy(config, policy)
+    folder, bf16 = cache_folder() / "reference" if config.reference_cache else None, uses_bf16(config, reference)
+
+    def ask(samples: Sequence[Sample]) -> Sequence[Sample]:
+        if not len(samples):
+            return samples
+        return with_reference(reference, samples, row_length=config.max_length, bf16=bf16, folder=folder, say=say)
+
+    return [
+        _collate(ask(store), None if others is None else ask(others), config.max_length)
+        for store, others in zip(stores, mixed, strict=True)
+    ]
+
+
+def _mismatched(config: Any, store: TokenStore) -> Mismatched | None:
+    if config.verb != "kto" or config.loss_type != "kto" or not len(store):
+        return None
+    try:
+        return Mismatched(store, max_length=config.max_length, seed=config.seed)
+    except DataError as error:
+        place = ", ".join(entry.path for entry in config.dataset)
+        raise DataError(f"{error} Of held-out rows too: raise eval_split, or leave it out.", file=place) from None
+
+
 def _reference_policy(config: Any, policy: Policy) -> Policy:
     """Whose log-probabilities hold the policy: its own as it stands now, or another model's."""
-    if not config.needs_reference or config.reference_model is None:
+    if config.reference_model is None:
         return policy
     reference = load(resolve_model(config.reference_model))
-    if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+    if causal_lm(reference.model) is not reference.model:
+        reference = merge_lora(reference)
+    known, ours = reference.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
+    if any(ours.get(token) != place for token, place in known.items()):
         raise ModelError(f"{config.reference_model} has another vocabulary than {config.model}: name one of its kin.")
+    grow_embeddings(reference.model, len(policy.tokenizer), seed=config.seed)  # tokens of a template that it lacks
     install_attention(reference.model, config.attn)
     return reference
 
 
-def _collator(
-    config: Any, reference: Policy, store: TokenStore, *, row_length: int, say: Say
-) -> Callable[[list[int]], Batch]:
-    """From the numbers of samples to their batch, with what the reference thinks of them."""
-    samples: Sequence[Sample] = store
-    others: Sequence[Sample] | None = None
-    if config.needs_reference and len(store):
-        folder = cache_folder() / "reference" if config.reference_cache else None
-        ask = partial(
-            with_reference,
-            reference,
-            row_length=row_length,
-            bf16=uses_bf16(config, reference),
-            folder=folder,
-            say=say,
-        )
-        samples = ask(store)
-        if config.verb == "kto" and config.loss_type == "kto":
-            others = ask(Mismatched(store, max_length=config.max_length, seed=config.seed))
-    return partial(_collate, samples, others)
+def _collate(samples: Sequence[Sample], others: Sequence[Sample] | None, row_length: int) -> Collate:
+    def collate(indices: list[int]) -> Batch:
+        batch = pack([samples[i] for i in indices])
+        if others is None:
+            return batch
+        mixed = [others[i] for i in indices]
+        rows = plan_rows([sample.num_tokens for sample in mixed], row_length, seed=0)
+        return replace(batch, baseline=tuple(pack([mixed[i] for i in row]) for row in rows))
 
-
-def _collate(samples: Sequence[Sample], others: Sequence[Sample] | None, indices: list[int]) -> Batch:
-    batch = pack([samples[i] for i in indices])
-    return batch if others is None else replace(batch, baseline=pack([others[i] for i in indices]))
+    return collate

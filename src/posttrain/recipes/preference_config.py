@@ -37,6 +37,7 @@ class PreferenceConfig(TrainingConfig):
     needs_reference: ClassVar[bool] = True
     rates: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     progress: ClassVar[str] = "learning preferences"
+    model_dropout: ClassVar[bool] = False
     mend: ClassVar[str] = MEND
 
     def rendering(self) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import torch
 from rich.console import Console
 
 from posttrain.data.store import TokenStore
+from posttrain.data.template import stop_token_ids
 from posttrain.evals.reward_lines import reward_lines
 from posttrain.evals.reward_model import reward_report
 from posttrain.models.load import Policy
-from posttrain.models.reward import load_reward
+from posttrain.models.reward import load_reward, set_padding
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
 from posttrain.recipes.reward_config import RewardConfig
@@ -22,6 +23,7 @@ from posttrain.train.objectives import reward_objective
 from posttrain.train.runlog import RunFolder
 
 MAX_NULL_PROMPTS = 200
+MAX_LENGTH_ROWS = 20_000  # training samples that the length-only baseline is fitted on
 
 
 def run(config: RewardConfig) -> int:
@@ -31,36 +33,35 @@ def run(config: RewardConfig) -> int:
     torch.manual_seed(config.seed)
 
     policy, _ = load_policy(config, partial(load_reward, seed=config.seed))
+    set_padding(policy, stop_token_ids(policy.tokenizer))
     config = fit_length(config, policy, console.print)
     data = load_data(config, policy.tokenizer, console.print)
 
-    row_length = max([config.max_length, *data.train.length_S.tolist(), *data.held_out.length_S.tolist()])
-    stream = open_stream(config, data.train, data.parts, console.print, row_length=row_length)
-    held_out = held_batches(data.held_out, data.held_out.length_S, row_length)
+    stream = open_stream(config, data.train, data.parts, console.print, may_exceed=True)
+    held_out = held_batches(data.held_out, data.held_out.length_S, config.max_length)
     objective = reward_objective(center_coef=config.center_rewards_coefficient)
     done = fit(config, policy, objective, stream, held_out, data.inputs, folder, console)
     if done.status == "interrupted":
         return 130
     if len(data.held_out):
-        report = _report(config, policy, data.train, data.held_out, row_length)
+        report = _report(config, policy, data.train, data.held_out)
         folder.save("reward.json", report)
-        folder.save("pairs.jsonl", _shown(policy, data.held_out, row_length, config.num_preview_samples))
+        folder.save("pairs.jsonl", _shown(config, policy, data.held_out))
         for line in reward_lines(report):
             console.print(line)
     finish(done, folder, console, say="use it to rank answers, or as the reward of a later stage: {}")
     return 0
 
 
-def _report(
-    config: RewardConfig, policy: Policy, train: TokenStore, held_out: TokenStore, row_length: int
-) -> dict[str, Any]:
-    bf16 = uses_bf16(config, policy)
-    pairs = compared(held_out, score_samples(policy, held_out, row_length=row_length, bf16=bf16))
+def _report(config: RewardConfig, policy: Policy, train: TokenStore, held_out: TokenStore) -> dict[str, Any]:
+    rows: dict[str, Any] = {"row_length": config.max_length, "bf16": uses_bf16(config, policy)}
+    pairs = compared(held_out, score_samples(policy, held_out, **rows))
     rng = np.random.default_rng(config.seed)
     asked = held_out.select(np.sort(rng.permutation(len(held_out))[:MAX_NULL_PROMPTS]))
-    real = compared(asked, score_samples(policy, asked, row_length=row_length, bf16=bf16))
-    nulls = score_null_answers(policy, asked, max_length=config.max_length, row_length=row_length, bf16=bf16)
-    train_pairs = compared(train, [np.zeros(len(sample.segments) - 1) for sample in train])
+    real = compared(asked, score_samples(policy, asked, **rows))
+    nulls = score_null_answers(policy, asked, max_length=config.max_length, **rows)
+    known = train.select(np.sort(rng.permutation(len(train))[:MAX_LENGTH_ROWS]))
+    train_pairs = compared(known, [np.zeros(len(sample.segments) - 1) for sample in known])
     return reward_report(
         pairs["score_chosen_M"],
         pairs["score_rejected_M"],
@@ -98,11 +99,12 @@ def compared(store: TokenStore, scores: list[np.ndarray]) -> dict[str, np.ndarra
     return found | {"group_M": store.group_S[found["sample_M"]]}
 
 
-def _shown(policy: Policy, store: TokenStore, row_length: int, count: int) -> list[dict[str, Any]]:
+def _shown(config: RewardConfig, policy: Policy, store: TokenStore) -> list[dict[str, Any]]:
     """A few held-out pairs with their scores."""
-    few = store.select(range(min(count, len(store))))
+    few = store.select(range(min(config.num_preview_samples, len(store))))
     rows = []
-    for sample, scores in zip(few, score_samples(policy, few, row_length=row_length), strict=True):
+    found = score_samples(policy, few, row_length=config.max_length, bf16=uses_bf16(config, policy))
+    for sample, scores in zip(few, found, strict=True):
         texts = [policy.tokenizer.decode(segment.token_ids, skip_special_tokens=True) for segment in sample.segments]
         answers = [{"content": text, "score": float(s)} for text, s in zip(texts[1:], scores, strict=True)]
         rows.append({"source": sample.source, "prompt": texts[0], "answers": answers})

@@ -13,6 +13,7 @@ class RewardConfig(TrainingConfig):
 
     verb: ClassVar[str] = "reward"
     progress: ClassVar[str] = "reward model"
+    model_dropout: ClassVar[bool] = False
     mend: ClassVar[str] = MEND
     rates: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
     headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "center_rewards_coefficient": "reward"}

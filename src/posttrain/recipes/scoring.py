@@ -10,9 +10,9 @@ from posttrain.data.judged import Choice, render_choices
 from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
 from posttrain.data.template import stop_token_ids
-from posttrain.errors import DataError
+from posttrain.errors import DataError, ModelError
 from posttrain.models.attention import install_attention
-from posttrain.models.load import Policy, context_length
+from posttrain.models.load import Policy, context_length, is_reward_model
 from posttrain.models.reward import answer_scores, load_reward
 from posttrain.recipes.policy import resolve_model
 from posttrain.types import Message, Sample, Segment
@@ -37,7 +37,7 @@ def score_samples(
     was_training = policy.model.training
     policy.model.eval()
     lengths = [sample.num_tokens for sample in samples]
-    for row in plan_rows(lengths, max([row_length, *lengths]), seed=0) if lengths else []:
+    for row in plan_rows([min(length, row_length) for length in lengths], row_length, seed=0) if lengths else []:
         batch = pack([_judged(samples[index]) for index in row]).to(policy.device)
         with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
             scores = answer_scores(policy.model, batch).double().cpu().numpy()
@@ -68,7 +68,10 @@ def score_answers(
     model: str, asked: Sequence[tuple[tuple[Message, ...], Sequence[tuple[Message, ...]]]], *, max_length: int = 1024
 ) -> list[np.ndarray]:
     """The rewards of answers to prompts by a reward model's folder, for each (prompt, answers)."""
-    policy = load_reward(resolve_model(model))
+    place = resolve_model(model)
+    if not is_reward_model(place):
+        raise ModelError(f"{model}: this is no reward model; train one with `posttrain reward`.")
+    policy = load_reward(place)
     install_attention(policy.model)
     max_length = min(max_length, context_length(policy))
     choices = [

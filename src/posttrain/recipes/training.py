@@ -26,7 +26,7 @@ from posttrain.types import Batch
 
 # Keys that change nothing of what a resumed run computes.
 FREE = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
-FREE |= {"dataset_num_proc", "data_checks"}
+FREE |= {"dataset_num_proc", "data_checks", "reference_cache"}
 
 
 def uses_bf16(config: TrainingConfig, policy: Policy) -> bool:

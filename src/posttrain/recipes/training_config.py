@@ -15,6 +15,8 @@ class TrainingConfig(Config):
     rates: ClassVar[tuple[float, float]]
     progress: ClassVar[str] = "fine-tuning"
     """What the progress bar calls it."""
+    model_dropout: ClassVar[bool] = True
+    """Whether the model's own dropout stays; off where an answer's log-probability is compared with the reference's."""
     mend: ClassVar[str] = "say which field holds the answers, e.g. columns: {completion: YOUR_FIELD}"
     """What to do where no row can be trained on."""
     headings: ClassVar[dict[str, str]] = {

@@ -106,7 +106,7 @@ def held_batches(
     row_length: int,
     collate: Callable[[list[int]], Batch] | None = None,
 ) -> list[Batch]:
-    """Held-out samples in packed rows; `collate` makes a batch of the samples of these numbers, `pack` where it is left
-    out."""
-    rows = plan_rows(length_S.tolist(), row_length, seed=0) if len(length_S) else []
+    """Held-out samples in packed rows, those over `row_length` in rows of their own. `collate` makes a batch of the
+    samples of these numbers, `pack` where it is left out."""
+    rows = plan_rows(np.minimum(length_S, row_length).tolist(), row_length, seed=0) if len(length_S) else []
     return [collate(row) if collate else pack([samples[i] for i in row]) for row in rows]

@@ -100,9 +100,8 @@ def kto_objective(
 
 
 def _kto_baseline(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    mixed = [batch.baseline for batch in batches if batch.baseline is not None]
-    assert len(mixed) == len(batches), "KTO needs mismatched answers for its baseline"
-    ratio_A = torch.cat([_log_ratios(model, batch) for batch in mixed])
+    assert all(batch.baseline for batch in batches), "KTO needs mismatched answers for its baseline"
+    ratio_A = torch.cat([_log_ratios(model, mixed) for batch in batches for mixed in batch.baseline])
     return kto_baseline(ratio_A, torch.zeros_like(ratio_A))
 
 
