@@ -277,7 +277,7 @@ def verb_help(verb: str, model: "type[Config]") -> str:
     for key, field in model.model_fields.items():
         if key in model.headings:
             lines += ["", model.headings[key]]
-        lines.append(_wrapped(f"  {spellings[key]:<{width - 2}}", f"{field.description} {_default(field)}"))
+        lines.append(_wrapped(f"  {spellings[key]:<{width - 4}}  ", f"{field.description} {_default(field)}"))
     example = next(iter(model.model_fields)).replace("_", "-")
     return "\n".join(
         [
@@ -307,6 +307,8 @@ def _default(field: "FieldInfo") -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value == []:
         return ""
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
     shown = (
         ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
     )

@@ -85,7 +85,12 @@ def test_a_method_learns_which_answers_are_better(
     record = json.loads((out / "run.json").read_text())
     assert record["verb"] == verb
     assert record["status"] == "finished"
-    assert "</html>" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "</html>" in page
+    if verb != "kto":
+        report = json.loads((out / "reward.json").read_text())
+        assert report["accuracy"]["value"] == pytest.approx(after["eval_accuracy"], abs=0.05)
+        assert ("implicit reward on held-out pairs" in page) == (verb != "reward")
     kind = AutoModelForSequenceClassification if verb == "reward" else AutoModelForCausalLM
     kind.from_pretrained(out)
 

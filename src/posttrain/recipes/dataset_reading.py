@@ -61,7 +61,7 @@ def load_entry(
 ) -> Loaded:
     """Read and tokenise one entry; with `held_out` the held-out conversations of the pocket or of a task file."""
     shape = config.rendering()
-    records = made_here(entry, held_out, shape.get("kind", "text"))
+    records = made_here(entry, held_out, shape.get("kind", "text"), say)
     if records:
         prepared = prepare_records(records, tokenizer, **shape)
         say(f"{len(records):,} records of {entry.path}")
@@ -77,10 +77,12 @@ def load_entry(
     return Loaded(entry, prepared)
 
 
-def made_here(entry: DatasetEntry, held_out: bool, kind: str = "text") -> list[Record]:
+def made_here(
+    entry: DatasetEntry, held_out: bool, kind: str = "text", say: Callable[[str], None] = lambda _: None
+) -> list[Record]:
     """The records of an entry that is no data file: the pocket world, a store of feedback, or a file of tasks."""
     if entry.path.startswith(STORE):
-        return _of_store(entry)
+        return _of_store(entry, say)
     if entry.path == "pocket" and not Path("pocket").exists():
         return _of_pocket(held_out, kind)
     if entry.path == "pocket-corpus" and not Path("pocket-corpus").exists():
@@ -99,7 +101,7 @@ def _of_pocket(held_out: bool, kind: str) -> list[Record]:
     return list(made(world, held_out=held_out))
 
 
-def _of_store(entry: DatasetEntry) -> list[Record]:
+def _of_store(entry: DatasetEntry, say: Callable[[str], None]) -> list[Record]:
     """What people said, as `training_records` puts it together; the entry's `name` says how."""
     place, how = entry.path.removeprefix(STORE), entry.name or "ballots"
     if how not in AGGREGATES:
@@ -109,8 +111,11 @@ def _of_store(entry: DatasetEntry) -> list[Record]:
     counts: Counter[str] = Counter()
     with Store.open(place) as store:
         records = list(training_records(store, aggregate=how, counts=counts))
+    seen = "; ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in counts.items())
+    if seen:
+        say(f"of {entry.path}: {seen}")
     if not records:
-        seen = "; ".join(f"{count:,}: {why}" for why, count in counts.items()) or "no ballot"
+        seen = seen or "no ballot"
         raise DataError(f"it holds nothing to train on ({seen}).", file=entry.path)
     return list(records)
 

@@ -72,7 +72,7 @@ def _agreement(found: Mapping[str, Any], console: Console) -> None:
         row = found[key]
         if row["value"] is not None:
             form = (lambda x: f"{x:.1%}") if key.startswith("pairwise") else (lambda x: f"{x:.3f}")
-            interval = f"{form(row['low'])} to {form(row['high'])}"
+            interval = "too few or too alike" if row["low"] is None else f"{form(row['low'])} to {form(row['high'])}"
             table.add_row(name, form(row["value"]), interval, f"{row['pairs']:,}", f"{row['items']:,}")
     console.print(table if table.row_count else "agreement    unknown: nobody judged what another judged")
 

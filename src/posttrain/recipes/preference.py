@@ -13,11 +13,13 @@ from posttrain.data.mismatched import Mismatched
 from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
 from posttrain.errors import DataError, ModelError
+from posttrain.evals.reward_lines import reward_lines
 from posttrain.models.attention import install_attention
 from posttrain.models.load import Policy, load
 from posttrain.models.logprobs import causal_lm
 from posttrain.models.lora import merge_lora
 from posttrain.models.vocabulary import grow_embeddings
+from posttrain.recipes.implicit_reward import implicit_report
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy, resolve_model
 from posttrain.recipes.preference_config import PreferenceConfig
@@ -50,6 +52,12 @@ def run(config: PreferenceConfig) -> int:
     if done.status == "interrupted":
         return 130
     write_samples(folder, data.preview, before, answer(policy, data.preview, with_template=True))
+    if len(data.held_out) and config.kind == "pairs":
+        shape: dict[str, Any] = {"row_length": config.max_length, "bf16": uses_bf16(config, policy)}
+        report = implicit_report(policy, data.train, data.held_out, collate_held, beta=config.beta, **shape)
+        folder.save("reward.json", report)
+        for line in reward_lines(report):
+            console.print(line)
     finish(done, folder, console)
     return 0
 

@@ -38,6 +38,7 @@ class PreferenceConfig(TrainingConfig):
     rates: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     progress: ClassVar[str] = "learning preferences"
     model_dropout: ClassVar[bool] = False
+    beta: float
     mend: ClassVar[str] = MEND
 
     def rendering(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class DpoConfig(ReferencedConfig):
     """Direct preference optimisation and its relatives."""
 
     verb: ClassVar[str] = "dpo"
-    headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "reference_model": "preferences"}
+    headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "beta": "preferences"}
 
     output_dir: str = Field(
         "runs/dpo", min_length=1, description="Run folder: model, run.json, metrics, samples, report."
@@ -113,7 +114,7 @@ class KtoConfig(ReferencedConfig):
 
     verb: ClassVar[str] = "kto"
     kind: ClassVar[str] = "ratings"
-    headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "reference_model": "preferences"}
+    headings: ClassVar[dict[str, str]] = {**TrainingConfig.headings, "beta": "preferences"}
 
     output_dir: str = Field(
         "runs/kto", min_length=1, description="Run folder: model, run.json, metrics, samples, report."

@@ -16,14 +16,13 @@ from posttrain.models.reward import load_reward, set_padding
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
 from posttrain.recipes.reward_config import RewardConfig
-from posttrain.recipes.scoring import NULL_ANSWERS, score_null_answers, score_samples
+from posttrain.recipes.scoring import MAX_LENGTH_ROWS, NULL_ANSWERS, compared, score_null_answers, score_samples
 from posttrain.recipes.training import finish, fit, uses_bf16
 from posttrain.recipes.training_data import held_batches, load_data
 from posttrain.train.objectives import reward_objective
 from posttrain.train.runlog import RunFolder
 
 MAX_NULL_PROMPTS = 200
-MAX_LENGTH_ROWS = 20_000  # training samples that the length-only baseline is fitted on
 
 
 def run(config: RewardConfig) -> int:
@@ -78,25 +77,6 @@ def _report(config: RewardConfig, policy: Policy, train: TokenStore, held_out: T
         null_score_rejected_M=real["score_rejected_M"],
         null_group_M=real["group_M"],
     )
-
-
-def compared(store: TokenStore, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Every comparison of a store as arrays [M]: scores and lengths of both answers, label, weight, prompt."""
-    rows = []
-    for index, (sample, score_A) in enumerate(zip(store, scores, strict=True)):
-        length_A = [sum(1 for weight in segment.weights if weight) for segment in sample.segments[1:]]
-        for pair in sample.pairs:
-            chosen, rejected = pair.better, pair.worse
-            if pair.label < 0.5:
-                chosen, rejected = rejected, chosen
-            label = max(pair.label, 1 - pair.label)
-            rows.append(
-                (score_A[chosen], score_A[rejected], length_A[chosen], length_A[rejected], label, pair.weight, index)
-            )
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    names = ("score_chosen_M", "score_rejected_M", "length_chosen_M", "length_rejected_M", "label_M", "weight_M")
-    found = dict(zip((*names, "sample_M"), columns, strict=True))
-    return found | {"group_M": store.group_S[found["sample_M"]]}
 
 
 def _shown(config: RewardConfig, policy: Policy, store: TokenStore) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ NULL_ANSWERS = {
     "empty words": " ".join(["This is a very good question, and there are many things to say about it."] * 8),
 }
 """Answers that fit every prompt and answer none: a sound reward model puts them below real ones."""
+MAX_LENGTH_ROWS = 20_000  # training samples that the length-only baseline is fitted on
 
 
 @torch.no_grad()
@@ -92,6 +93,25 @@ def score_answers(
             )
         samples.append(found[0])
     return score_samples(policy, samples, row_length=max_length)
+
+
+def compared(store: TokenStore, scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Every comparison of a store as arrays [M]: scores and lengths of both answers, label, weight, prompt."""
+    rows = []
+    for index, (sample, score_A) in enumerate(zip(store, scores, strict=True)):
+        length_A = [sum(1 for weight in segment.weights if weight) for segment in sample.segments[1:]]
+        for pair in sample.pairs:
+            chosen, rejected = pair.better, pair.worse
+            if pair.label < 0.5:
+                chosen, rejected = rejected, chosen
+            label = max(pair.label, 1 - pair.label)
+            rows.append(
+                (score_A[chosen], score_A[rejected], length_A[chosen], length_A[rejected], label, pair.weight, index)
+            )
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    names = ("score_chosen_M", "score_rejected_M", "length_chosen_M", "length_rejected_M", "label_M", "weight_M")
+    found = dict(zip((*names, "sample_M"), columns, strict=True))
+    return found | {"group_M": store.group_S[found["sample_M"]]}
 
 
 def _judged(sample: Sample) -> Sample:

@@ -24,7 +24,8 @@ def reward_view(report: Mapping[str, Any]) -> dict[str, Any]:
         _length(_mapping(report.get("length"))),
         _nulls(_mapping(report.get("null_answers"))),
     ]
-    return {"cards": _cards(report), "blocks": [BLANK | block for block in blocks if block]}
+    subject = str(report.get("subject") or "Reward model")
+    return {"subject": subject, "cards": _cards(report), "blocks": [BLANK | block for block in blocks if block]}
 
 
 def _mapping(value: object) -> dict[str, Any]:
