@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +126,22 @@ def measure(job: Job, *, peer: str, assets: Path, seed: int, work: Path) -> dict
         command += ["--bf16" if job.bf16 else "--no-bf16"]
         command += ["--packing"] * job.packing + ["--lora"] * job.lora
     env = clean_environment(same_allocator() if job.same_allocator else {}) | {"HF_HOME": str(work / "hub")}
+    read = partial(sft_worker_posttrain.read, warmup=job.warmup) if job.is_ours else read_peer
+    return run_and_read(command, out, env, read)
+
+
+def read_peer(folder: Path) -> dict[str, Any]:
+    """What a worker of the peer wrote."""
+    found: dict[str, Any] = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    return found
+
+
+def run_and_read(
+    command: list[str], out: Path, env: dict[str, str], read: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """One fresh process; what it says of itself, and what the kernel says of it."""
     usage = run_measured(command, env=env, log=out.with_suffix(".log"))
-    found = (
-        sft_worker_posttrain.read(out, warmup=job.warmup)
-        if job.is_ours
-        else json.loads((out / "measured.json").read_text(encoding="utf-8"))
-    )
+    found = read(out)
     return found | {
         "tokens_per_s": found["tokens"] / found["seconds"],
         "peak_rss_mb": usage.peak_rss_mb,
@@ -138,7 +150,9 @@ def measure(job: Job, *, peer: str, assets: Path, seed: int, work: Path) -> dict
     }
 
 
-def measure_quietly(job: Job, *, retries: int, **where: Any) -> dict[str, Any]:
+def measure_quietly(
+    job: Any, *, retries: int, measure: Callable[..., dict[str, Any]] = measure, **where: Any
+) -> dict[str, Any]:
     """A measurement with at most MAX_FOREIGN foreign cores; after `retries` more attempts, the quietest one."""
     tried: list[dict[str, Any]] = []
     while not tried or (tried[-1]["foreign_cores"] > MAX_FOREIGN and len(tried) <= retries):
@@ -194,15 +208,15 @@ def shares_of_peak(figures: dict[str, Any], peak: dict[str, float], assets: dict
     }
 
 
-def compare(figures: dict[str, Any]) -> dict[str, float]:
+def compare(figures: dict[str, Any], wanted: Sequence[Ratio] = RATIOS) -> dict[str, float]:
     return {
         ratio.key: figures[ratio.ours][ratio.figure] / figures[ratio.theirs][ratio.figure]
-        for ratio in RATIOS
+        for ratio in wanted
         if ratio.ours in figures and ratio.theirs in figures
     }
 
 
-def table(figures: dict[str, Any], ratios: dict[str, float]) -> str:
+def table(figures: dict[str, Any], ratios: dict[str, float], wanted: Sequence[Ratio] = RATIOS) -> str:
     lines = ["", f"{'median of repeats':<42}{'tok/s':>8}{'range':>16}{'s/step':>8}{'peak MB':>9}"]
     for key, row in figures.items():
         low, high = row["tokens_per_s_range"]
@@ -211,7 +225,7 @@ def table(figures: dict[str, Any], ratios: dict[str, float]) -> str:
             f"{key:<42}{row['tokens_per_s']:>8.0f}{spread:>16}{row['seconds_per_step']:>8.2f}{row['peak_rss_mb']:>9.0f}"
         )
     lines += ["", f"{'ratio posttrain / TRL':<42}{'found':>8}{'bar':>9}"]
-    for ratio in RATIOS:
+    for ratio in wanted:
         if ratio.key in ratios:
             value = ratios[ratio.key]
             bar = f"{'<=' if ratio.wants_less else '>='} {ratio.bar:g}"
@@ -244,19 +258,24 @@ def run_jobs(args: argparse.Namespace, assets: Path, work: Path) -> dict[str, li
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", required=True, help="interpreter of an environment that has TRL")
-    parser.add_argument("--rows", default="small,tiny,lora", help="which of small, tiny, lora, with commas between")
+    return parse_rows(parser, "sft", JOBS)
+
+
+def parse_rows(parser: argparse.ArgumentParser, name: str, jobs: Sequence[Any]) -> argparse.Namespace:
+    """The flags that say which jobs run, how often, and where the result goes."""
+    known = list(dict.fromkeys(job.row for job in jobs))
+    parser.add_argument("--rows", default=",".join(known), help="which of them, with commas between")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="result file; left out, results/sft.json, where all rows ran")
-    parser.add_argument("--smoke", action="store_true", help="three steps of everything: shows that it runs")
+    parser.add_argument("--output", type=Path, help=f"result file; left out, results/{name}.json, where all rows ran")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything: shows that it runs")
     args = parser.parse_args()
     args.rows = args.rows.split(",")
-    unknown = set(args.rows) - {job.row for job in JOBS}
-    if unknown:
-        parser.error(f"--rows has {', '.join(sorted(unknown))}, expected any of small, tiny, lora")
+    if unknown := set(args.rows) - set(known):
+        parser.error(f"--rows has {', '.join(sorted(unknown))}, expected any of {', '.join(known)}")
     if args.smoke:
         args.repeats = 1
-    elif args.output is None and {job.row for job in JOBS} <= set(args.rows):
-        args.output = HERE / "results" / "sft.json"
+    elif args.output is None and set(known) <= set(args.rows):
+        args.output = HERE / "results" / f"{name}.json"
     return args
 
 
@@ -280,23 +299,39 @@ def main() -> int:
     print(f"\nmatrix product peak: {peak['fp32']:.0f} GFLOP/s fp32, {peak['bf16']:.0f} bf16; share reached:")
     print("\n".join(f"  {key:<40} {share:6.1%}" for key, share in shares.items()))
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes" + ("; a SMOKE run, no figures" if args.smoke else ""))
+    figures |= {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets}
+    write_result(args, "sft", runs, ratios, figures)
+    return 0
+
+
+def write_result(
+    args: argparse.Namespace,
+    name: str,
+    runs: dict[str, list[dict[str, Any]]],
+    ratios: dict[str, float],
+    figures: dict[str, Any],
+    *,
+    wanted: Sequence[Ratio] = RATIOS,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """The JSON of a run that was no smoke run: command, hardware, versions, ratios and their bars, figures."""
+    if not args.output or args.smoke:
+        return
     result = {
-        "name": "sft",
-        "command": f"python benchmarks/sft.py --peer-python PEER/bin/python --rows {','.join(args.rows)} "
+        "name": name,
+        "command": f"python benchmarks/{name}.py --peer-python PEER/bin/python --rows {','.join(args.rows)} "
         f"--repeats {args.repeats}",
         "hardware": hardware(),
         "versions": versions(runs, "posttrain"),
         "peer": {"name": "trl", "versions": versions(runs, "trl")},
         "ratios": {key: round(value, 3) for key, value in ratios.items()},
-        "bars": {ratio.key: ratio.bar for ratio in RATIOS if ratio.key in ratios},
-        "figures": figures
-        | {"matmul_gflops": peak, "share_of_matmul_peak": shares, "assets": assets, "allocator": chosen_allocator()},
+        "bars": {ratio.key: ratio.bar for ratio in wanted if ratio.key in ratios},
+        **(more or {}),
+        "figures": figures | {"allocator": chosen_allocator()},
     }
-    if args.output and not args.smoke:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {args.output}")
-    return 0
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

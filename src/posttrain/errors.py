@@ -36,3 +36,7 @@ class TrainError(PosttrainError):
 class StoreError(PosttrainError):
     """The preference store cannot be opened, read or written: names the database and the mend. What failed left nothing
     half-written, and may be tried again."""
+
+
+class StoreAway(StoreError):
+    """The database itself is away, locked, full or broken: the same request may be sent again, as it is."""

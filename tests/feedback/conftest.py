@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -81,13 +83,33 @@ def programs() -> Path | None:
     return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def lacking(what: str) -> NoReturn:
+    """Skip what needs it; with POSTTRAIN_CI=1, as .ci/run sets it, fail, so that nothing goes unchecked in silence."""
+    if os.environ.get("POSTTRAIN_CI") == "1":
+        pytest.fail(f"{what}; POSTTRAIN_CI=1 lets no test skip for want of it", pytrace=False)
+    pytest.skip(what)
+
+
+def server_programs() -> Path:
+    """Where the programs of a server are that can be started here."""
     where = programs()
     if where is None:
-        pytest.skip("PostgreSQL is not installed here (apt-get install postgresql)")
-    pytest.importorskip("psycopg")
-    made = Cluster(where)
+        lacking("PostgreSQL is not installed here (apt-get install postgresql)")
+    if os.geteuid() == 0:
+        try:
+            pwd.getpwnam("postgres")
+        except KeyError:
+            lacking("PostgreSQL refuses to run as root, and there is no user postgres (apt-get install postgresql)")
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        lacking("PostgreSQL needs its driver (pip install 'posttrain[postgres]')")
+    return where
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(server_programs())
     yield made
     made.remove()
 

@@ -1,5 +1,6 @@
 """Agreement against the definition, a published example, and simulated annotators."""
 
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from posttrain.feedback.agreement import LEVELS, comparison_alpha, krippendorff_alpha, pairwise_agreement
 from posttrain.feedback.comparisons import Comparison
+from posttrain.intervals import clustered_share
 
 NONE = float("nan")
 # Krippendorff (2011), section C: four observers, twelve units, values missing.
@@ -103,7 +105,27 @@ def test_nothing_judged_twice_is_unknown() -> None:
 def test_full_agreement_is_not_certainty() -> None:
     found = pairwise_agreement(words(*((i, name, 1.0) for i in range(10) for name in "pq")))
     assert (found.value, found.high) == (1, pytest.approx(1))
-    assert 0.6 < found.low < 0.8  # Wilson on ten items: 0.722
+    assert 0.6 < found.low < 0.8  # Wilson on ten items with Student's quantile for the normal one: 10 / (10 + 2.262^2)
+    assert found.low == pytest.approx(10 / (10 + 2.262**2), abs=0.001)
+    # A bootstrap of alpha would say [1, 1].
+    alpha = comparison_alpha(words(*((i, name, float(i % 2)) for i in range(10) for name in "pq")))
+    assert (alpha.value, alpha.num_items) == (1, 10)
+    assert np.isnan([alpha.low, alpha.high]).all()
+
+
+def test_few_or_equal_items_are_no_certainty() -> None:
+    """Items on which one of two says a tie agree by half each: no bootstrap of them varies."""
+    for num in (3, 9, 30):
+        found = pairwise_agreement(words(*((i, name, 0.5 * k) for i in range(num) for k, name in enumerate("pq"))))
+        assert (found.value, found.num_items) == (0.5, num)
+        assert found.high - found.low > 1.5 / num**0.5
+        assert (found.low + found.high) / 2 == pytest.approx(0.5)
+    few = [(i, name, float(k and i > 4)) for i in range(9) for k, name in enumerate("pq")]  # five of nine agree
+    found, alpha = pairwise_agreement(words(*few)), comparison_alpha(words(*few))
+    assert (found.low, found.high) == clustered_share([1] * 5 + [0] * 4)[1:]
+    assert not np.isnan(alpha.value)
+    assert np.isnan([alpha.low, alpha.high]).all()
+    assert not np.isnan(comparison_alpha(words(*few, (9, "p", 1.0), (9, "q", 0.0))).low)
 
 
 def simulated(rng: np.random.Generator, num_items: int, accuracy: float, pairs: int = 1) -> list[Comparison]:
@@ -122,15 +144,16 @@ def simulated(rng: np.random.Generator, num_items: int, accuracy: float, pairs: 
 def test_intervals_hold_the_truth_by_item() -> None:
     rng = np.random.default_rng(2)
     truth, held, held_wrongly = 0.8**2 + 0.2**2, 0, 0
-    for _ in range(100):
-        comparisons = simulated(rng, 80, 0.8, pairs=6)
-        found = pairwise_agreement(comparisons, num_resamples=200)
+    for run in range(150):
+        comparisons = simulated(rng, 40, 0.8, pairs=4)
+        found = pairwise_agreement(comparisons, num_resamples=300)
         held += found.low <= truth <= found.high
-        alone = [Comparison((c.item, c.first), c.first, c.second, c.outcome, c.annotator) for c in comparisons]
-        found = pairwise_agreement(alone, num_resamples=200)
-        held_wrongly += found.low <= truth <= found.high
-    assert 0.9 <= held / 100 <= 0.99
-    assert held_wrongly / 100 < 0.75  # as if the pairs of an item were independent
+        if run % 3 == 0:
+            alone = [replace(c, item=(c.item, c.first)) for c in comparisons]
+            found = pairwise_agreement(alone, num_resamples=300)
+            held_wrongly += found.low <= truth <= found.high
+    assert 0.9 <= held / 150 <= 0.99
+    assert held_wrongly / 50 < 0.75  # as if the pairs of an item were independent
 
 
 def test_alpha_of_comparisons_is_chance_corrected() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import StoreError
-from posttrain.feedback.ballots import Ballot
+from posttrain.feedback.ballots import Assignment, Ballot
 from posttrain.feedback.queue import Queue
+from posttrain.feedback.selection import is_control
 from posttrain.feedback.store import Store
 from posttrain.feedback.verdicts import Stale, Verdict
 from posttrain.types import Message
@@ -203,6 +204,79 @@ def test_another_tab_was_faster(sqlite_store: Store, fill: Fill) -> None:
     assert len(sqlite_store.ballots()) == 1
 
 
+def test_two_servers_store_no_verdict_twice(address: str, fill: Fill) -> None:
+    """Neither one after the other nor at once, and the slower one learns of it and goes on."""
+    with Store.open(address) as store, Store.open(address) as other:
+        fill(store, 8, overlap=2)
+        queues = [Queue(store), Queue(other)]
+        seats = [queue.next("ann") for queue in queues]
+        assert seats[0] is not None
+        assert seats[0] == seats[1]
+        first = queues[0].vote("ann", verdict("one server", 0, 1, better="mine"), assignment_id=seats[0].id)
+        with pytest.raises(Stale) as caught:
+            queues[1].vote("ann", verdict("another", 1, 0), assignment_id=seats[0].id)
+        assert caught.value.reason == "answered"
+        assert [ballot.kind for ballot in store.ballots()] == ["ranking", "edit"]
+        assert queues[1].better("ann", seats[0].item_id) == "mine"
+        assert (queues[1].before("ann") or verdict("none", 0, 1)).key == "ann/one server"
+        after = queues[1].next("ann")
+        assert after is not None
+        assert after.item_id != seats[0].item_id
+        queues[1].vote("ann", verdict("a correction", 1, 0, better="mine"), replaces=first)
+        assert queues[0].vote("ann", verdict("a correction", 1, 0, better="mine"), replaces=first), "sent to both"
+        queues[1].vote("ann", verdict("a second one", 0, 0, better="mine"), replaces=queues[1].before("ann").id)  # type: ignore[union-attr]
+        with pytest.raises(Stale):
+            queues[0].vote("ann", verdict("too late", 0, 1), replaces=queues[0].before("ann").id)  # type: ignore[union-attr]
+        assert [ballot.ranks for ballot in store.ballots() if ballot.kind == "ranking"] == [(0, 0)]
+
+        for number in range(5):
+            found: list[object] = []
+            seat = Queue(store).next("bob")
+            assert seat is not None
+            apart = [Queue(store), Queue(other)]
+            start = threading.Barrier(2)
+
+            def vote(queue: Queue, key: str, seat: Assignment, start: threading.Barrier, found: list[object]) -> None:
+                start.wait()
+                try:
+                    found.append(queue.vote("bob", verdict(key, 0, 1), assignment_id=seat.id))
+                except Stale as error:
+                    found.append(error.reason)
+
+            threads = [
+                threading.Thread(target=vote, args=(queue, f"{number}/{place}", seat, start, found))
+                for place, queue in enumerate(apart)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert found.count("answered") == 1
+            assert len(store.ballots(item_id=seat.item_id, annotator="bob")) == 1
+
+
+def test_an_imported_verdict_can_be_corrected(sqlite_store: Store, fill: Fill) -> None:
+    """Imports may bring a person's second verdict on an item; the page must not take it for another server's."""
+    (id,) = fill(sqlite_store, 1, overlap=2)
+    (item,) = sqlite_store.items()
+    for key in ("one", "two"):
+        ballot = Ballot("ranking", item.prompt_id, item.response_ids, "ann", item_id=id, ranks=(0, 1), key=key)
+        last = sqlite_store.vote(ballot)
+    new = Queue(sqlite_store).vote("ann", verdict("new", 1, 0), replaces=last)
+    assert [ballot.id for ballot in sqlite_store.ballots()] == [1, new]
+
+
+def test_guidelines_that_the_store_never_had(sqlite_store: Store, fill: Fill) -> None:
+    fill(sqlite_store, 1)
+    queue = Queue(sqlite_store)
+    seat = queue.next("ann")
+    assert seat is not None
+    with pytest.raises(Stale) as caught:
+        queue.vote("ann", verdict("a", 0, 1, guidelines=5), assignment_id=seat.id)
+    assert caught.value.reason == "guidelines"
+    assert queue.vote("ann", verdict("b", 0, 1), assignment_id=seat.id)
+
+
 def test_new_guidelines_stop_an_old_page(sqlite_store: Store, fill: Fill) -> None:
     fill(sqlite_store, 1)
     old = sqlite_store.set_guidelines("be kind")
@@ -280,7 +354,8 @@ def test_a_better_answer_can_be_taken_back(sqlite_store: Store, fill: Fill) -> N
         assert kept.better("ann", item) == ""
         assert kept.progress("ann")["mine"] == 1
     assert "edit" not in {ballot.kind for ballot in sqlite_store.ballots()}
-    assert len(sqlite_store.ballots(include_replaced=True)) == 4, "nothing is deleted"
+    assert {ballot.kind for ballot in sqlite_store.ballots()} == {"ranking"}, "nobody skipped anything"
+    assert len(sqlite_store.ballots(include_replaced=True)) == 3, "nothing is deleted"
 
 
 def test_a_vote_that_fails_half_way_leaves_nothing(
@@ -292,7 +367,7 @@ def test_a_vote_that_fails_half_way_leaves_nothing(
     assert seat is not None
     vote, calls = Store.vote, []
 
-    def breaks(store: Store, ballot: Ballot, *, replaces: int | None = None) -> int:
+    def breaks(store: Store, ballot: Ballot, *, replaces: tuple[int, ...] = ()) -> int:
         calls.append(ballot.kind)
         if ballot.kind == "edit":
             raise StoreError("gone")
@@ -322,6 +397,22 @@ def test_random_share_and_reason_are_kept(sqlite_store: Store, fill: Fill) -> No
         # The second one finishes what the first began, and those are of the control.
         assert reasons <= wanted | {"control"}
         assert share < 1 or reasons == {"control"}
+
+
+def test_the_control_is_drawn_before_any_vote(sqlite_store: Store, fill: Fill) -> None:
+    """A third of the items by seed and id alone, all shown in the end, and a restart with an open seat forgets none."""
+    items = fill(sqlite_store, 60)
+    drawn = {id for id in items if is_control(id, 0.3, 7)}
+    queue = Queue(sqlite_store, random_share=0.3, seed=7)
+    for number in range(60):
+        seat = queue.next("ann")
+        if number % 5 == 0:
+            queue = Queue(sqlite_store, random_share=0.3, seed=7)
+        assert seat is not None
+        queue.vote("ann", verdict(f"key {number}", 0, 1), assignment_id=seat.id)
+    why = {ballot.item_id: str(ballot.details["chosen_by"]).split()[0] for ballot in sqlite_store.ballots()}
+    assert {id for id in items if why[id] == "control"} == drawn
+    assert set(why.values()) <= {"control", "information", "random", "unknown"}
 
 
 def test_the_uncertain_item_comes_first(sqlite_store: Store, fill: Fill) -> None:

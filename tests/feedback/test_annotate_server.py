@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from posttrain.errors import StoreError
+from posttrain.errors import StoreAway, StoreError
+from posttrain.feedback.ballots import Ballot
 from posttrain.feedback.queue import Queue
 from posttrain.feedback.server import FILES, MAX_BODY, MAX_TEXT, PAGE, create_app
 from posttrain.feedback.store import Store
@@ -209,6 +211,10 @@ def test_back_and_correct(team: Team) -> None:
         {"comment": "nul \0"},
         {"unknown": 1},
         {"assignment": "first"},
+        {"assignment": 10**30},
+        {"replaces": 10**30},
+        {"guidelines": 10**30},
+        {"guidelines": -1},
         {"assignment": None},
     ],
 )
@@ -225,6 +231,12 @@ def test_what_is_not_understood(team: Team, wrong: dict[str, Any]) -> None:
 def test_too_much_and_no_json(team: Team) -> None:
     assert team.ann.post("/api/vote", content=b"x" * (MAX_BODY + 1)).status_code == 413
     assert team.ann.post("/api/vote", content=iter([b"{}"])).status_code == 413, "a body of unknown length"
+    for length in ("5", "²", "9" * 5_000):
+        headers = {"Content-Length": length.encode("latin-1"), "Transfer-Encoding": b"chunked"}
+        longer = team.ann.post("/api/vote", content=iter([b"x" * MAX_BODY] * 2), headers=headers)
+        assert longer.status_code == 413, "two lengths at once"
+    assert team.ann.post("/api/alive", json={"assignment": 10**30}).status_code == 422
+    assert team.ann.get("/api/earlier", params={"before": 10**30}).status_code == 422
     assert team.ann.post("/api/vote", content=b"{").status_code == 422
     assert team.ann.get("/api/vote").status_code == 405
 
@@ -233,7 +245,7 @@ def test_a_database_that_goes_away_loses_nothing(team: Team, monkeypatch: pytest
     shown = team.ann.get("/api/next").json()
 
     def gone(*_: object, **__: object) -> None:
-        raise StoreError("/path/of/the/owner: gone")
+        raise StoreAway("/path/of/the/owner: gone")
 
     monkeypatch.setattr(team.store, "vote", gone)
     answer = team.ann.post("/api/vote", json=vote(shown))
@@ -246,6 +258,32 @@ def test_a_database_that_goes_away_loses_nothing(team: Team, monkeypatch: pytest
     again = team.ann.post("/api/vote", json=vote(shown))
     assert again.status_code == 200
     assert len(team.store.ballots()) == 1
+
+
+def test_what_the_store_refuses_is_not_sent_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a database that is away asks for the same request once more."""
+    shown = team.ann.get("/api/next").json()
+    vote_of = Store.vote
+
+    def with_an_item_of_nobody(store: Store, ballot: Ballot, **more: Any) -> int:
+        return vote_of(store, replace(ballot, item_id=99), **more)
+
+    monkeypatch.setattr(Store, "vote", with_an_item_of_nobody)
+    answer = team.ann.post("/api/vote", json=vote(shown))
+    assert (answer.status_code, answer.json()["error"]) == (409, "refused")
+    assert "retry-after" not in answer.headers
+    assert team.store.place not in answer.text
+    monkeypatch.undo()
+    assert not isinstance(_refusal(team.store), StoreAway)
+    wrong = team.ann.post("/api/vote", json=vote(shown, guidelines=5))
+    assert (wrong.status_code, wrong.json()["error"]) == (409, "guidelines")
+    assert team.ann.post("/api/vote", json=vote(shown)).status_code == 200
+
+
+def _refusal(store: Store) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        store.response(99)
+    return caught.value
 
 
 def test_a_locked_file_is_waited_for_then_503(tmp_path: Path) -> None:

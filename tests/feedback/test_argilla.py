@@ -116,6 +116,19 @@ def test_a_changed_answer_corrects_the_one_before(sqlite_store: Store, tmp_path:
     assert [one.replaced_by for one in sqlite_store.ballots(include_replaced=True)] == [2, 3, None]
 
 
+def test_a_second_project_counts_its_records_from_one_too(sqlite_store: Store, tmp_path: Path) -> None:
+    """Record, question and user are the same; prompt or answers are not, so nothing is corrected."""
+    answers = {"ranking": [{"value": ["response-1", "response-2"], "user_id": ANN}]}
+    projects = (FIELDS, {**FIELDS, "instruction": "Say bye."}, {**FIELDS, "response-1": "Ciao"})
+    for fields in (*projects, *projects):
+        load(sqlite_store, tmp_path / "a.json", record(answers, fields=fields))
+    assert [one.replaced_by for one in sqlite_store.ballots(include_replaced=True)] == [None] * 3
+    # A change in one of them, which now shows one answer more, corrects that one.
+    swapped = {"ranking": [{"value": ["response-2", "response-1"], "user_id": ANN}]}
+    load(sqlite_store, tmp_path / "a.json", record(swapped, fields={**projects[1], "response-4": "Tata"}))
+    assert [one.replaced_by for one in sqlite_store.ballots(include_replaced=True)] == [None, 4, None, None]
+
+
 def test_fields_can_be_named(sqlite_store: Store, tmp_path: Path) -> None:
     fields = {"ask": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], "left": "a", "right": "b"}
     answers = {"best": [{"value": "right", "user_id": ANN}]}

@@ -3,7 +3,7 @@
 import pytest
 
 from posttrain.feedback.ballots import Ballot
-from posttrain.feedback.comparisons import Comparison, comparisons_of, connected, facing, split_flagged
+from posttrain.feedback.comparisons import Comparison, comparisons_of, connected, facing, split_flagged, standing
 
 
 def ranking(ids: tuple[int, ...], ranks: tuple[float, ...], **more: object) -> Ballot:
@@ -24,7 +24,7 @@ def test_a_ranking_decides_all_its_pairs() -> None:
         (2, 3, 0.0),
         (9, 3, 0.5),
     }
-    assert {(c.item, c.annotator, c.weight) for c in found} == {(7, "ann", 1.0)}
+    assert {(c.item, c.annotator, c.weight, c.ballot) for c in found} == {(7, "ann", 1.0, 0)}
 
 
 def test_what_a_partial_ballot_does_not_list_is_not_compared() -> None:
@@ -68,6 +68,16 @@ def test_models_are_compared_where_two_known_ones_meet() -> None:
         comparisons_of([ballot], "answer")
 
 
+def test_comparisons_know_their_ballot() -> None:
+    found = comparisons_of([ranking((1, 2, 3), (0, 1, 2)), Ballot("skip", 7, (), "ann"), ranking((2, 1), (0, 1))])
+    assert [c.ballot for c in found] == [0, 0, 0, 2]
+
+
+def test_what_marks_an_answer_as_taken_back_was_cast_by_nobody() -> None:
+    skip = Ballot("skip", 1, (1, 2), "ann")
+    assert standing([skip, Ballot("skip", 1, (1, 2), "ann", details={"withdraws": "edit"})]) == [skip]
+
+
 def test_a_flag_takes_out_its_item_for_everybody() -> None:
     one, other = ranking((1, 2), (0, 1), item_id=1), ranking((3, 4), (0, 1), item_id=2)
     flag = Ballot("flag", 7, (1, 2), "bob", item_id=1)
@@ -77,8 +87,8 @@ def test_a_flag_takes_out_its_item_for_everybody() -> None:
 
 
 def test_a_comparison_faces_one_way_only() -> None:
-    turned = Comparison(1, "b", "a", 0.75, "ann", 2.0)
-    assert facing(turned) == facing(turned.turned()) == Comparison(1, "a", "b", 0.25, "ann", 2.0)
+    turned = Comparison(1, "b", "a", 0.75, "ann", 2.0, ballot=3)
+    assert facing(turned) == facing(turned.turned()) == Comparison(1, "a", "b", 0.25, "ann", 2.0, ballot=3)
     assert facing(Comparison(1, 10, 9, 1.0)).first == 9  # by number, not by its digits
 
 

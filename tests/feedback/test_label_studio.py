@@ -68,6 +68,50 @@ def test_a_pairwise_task(sqlite_store: Store, tmp_path: Path) -> None:
     assert (loaded.formats, loaded.new, loaded.left_out) == ({"Label Studio": 1}, {"ballots": 1}, {})
 
 
+def test_a_second_project_counts_its_tasks_from_one_too(sqlite_store: Store, tmp_path: Path) -> None:
+    for data in (PAIR, {**PAIR, "prompt": "Say bye."}, {**PAIR, "text1": "Ciao"}) * 2:
+        load(sqlite_store, tmp_path / "t.json", task(data, PAIRWISE))
+    assert [one.replaced_by for one in sqlite_store.ballots(include_replaced=True)] == [None] * 3
+
+
+def test_a_pairwise_whose_sides_nothing_names_is_left_out(sqlite_store: Store, tmp_path: Path) -> None:
+    """The order of the data's fields says nothing about the screen."""
+    row = task(PAIR, {**PAIRWISE, "to_name": "left_panel,right_panel"})
+    loaded = load(sqlite_store, tmp_path / "t.json", row)
+    assert said(sqlite_store) == []
+    assert [reason for reason in loaded.left_out if "--answer-fields" in reason]
+    load(sqlite_store, tmp_path / "t.json", row, answer_fields=["text2", "text1"])
+    assert said(sqlite_store) == [("10", "choice", ["Yo", "Hi"], "Hi")]
+
+
+def test_an_export_of_ours_is_read_again_after_more_votes(sqlite_store: Store, tmp_path: Path) -> None:
+    """Other tasks before it, a correction and another answer under the prompt change nothing of a vote of before."""
+    path, store = tmp_path / "t.json", sqlite_store
+    later = store.add_prompt([Message("user", "later")])
+    prompt = store.add_prompt([Message("user", "q")])
+    a, b = (store.add_response(prompt, [Message("assistant", text)]) for text in "ab")
+    x, y = (store.add_response(later, [Message("assistant", text)]) for text in "xy")
+    first = store.vote(Ballot("ranking", prompt, (a, b), "ann", ranks=(0, 1)))
+    store.vote(Ballot("ranking", prompt, (a, b), "bob", ranks=(0, 1)))
+    with Store.open(tmp_path / "copy.db") as copy:
+        write_file(store, path, "label-studio")
+        load_file(copy, path)
+        store.vote(Ballot("ranking", later, (x, y), "ann", ranks=(0, 1)))
+        store.add_response(prompt, [Message("assistant", "c")])
+        store.vote(Ballot("ranking", prompt, (b, a), "ann", ranks=(0, 1)), replaces=first)
+        write_file(store, path, "label-studio")
+        load_file(copy, path)
+        assert sorted(said(copy)) == sorted(said(store))
+        assert len(said(copy)) == 3
+        assert all("meta_posttrain" not in one.fields for one in copy.prompts())
+
+
+def test_json_min_is_refused(sqlite_store: Store, tmp_path: Path) -> None:
+    row = {**PAIR, "id": 1, "pw": "right", "annotator": 1, "annotation_id": 1, "lead_time": 4.2}
+    with pytest.raises(DataError, match=r"annotation_id.*JSON-MIN.*export as JSON"):
+        load(sqlite_store, tmp_path / "t.json", row)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

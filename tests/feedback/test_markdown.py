@@ -1,5 +1,6 @@
 """Hostile Markdown comes out as harmless HTML: a fixed list of tags, links to the web and mail only."""
 
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -160,6 +161,42 @@ def test_code_is_coloured_and_complete() -> None:
     assert "style=" not in html
     assert check(html).text == code + "\n"
     assert check(safe_html(f"```no-such-language\n{code}```")).text == code + "\n"
+
+
+HEAVY = {
+    "newlines of Java": "```java\n" + "\n" * 20_000 + "```",
+    "many blocks of Java": ("```java\n" + "\n" * 1_500 + "```\n") * 12,
+    "newlines of reStructuredText": "```rst\n" + "\n" * 20_000 + "```",
+    "brackets of Scala": "```scala\n" + "(" * 20_000 + "\n```",
+    "images": "![" * 60_000,
+    "links": "[" * 100_000,
+    "a table": "|a|\n|-|\n" + "|\n" * 60_000,
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_no_text_stalls_the_server(name: str) -> None:
+    """Each took 4 to 12 s before the sizes were bounded; what is left is under a second here."""
+    begun = time.process_time()
+    check(safe_html(HEAVY[name]))
+    assert time.process_time() - begun < 3
+
+
+def test_the_same_text_is_rendered_once() -> None:
+    text = "!" + "[" * 15_000
+    safe_html(text)
+    begun = time.process_time()
+    for _ in range(100):
+        safe_html(text)
+    assert time.process_time() - begun < 0.1
+
+
+def test_code_is_coloured_up_to_a_sum() -> None:
+    block = "```python\n" + "1\n" * (MAX_CODE // 2 - 1) + "```\n"
+    assert "t-mi" in safe_html(block)
+    found = safe_html(f"{block}\n\nand\n\n{block}")
+    assert found.count("t-mi") == MAX_CODE // 2 - 1, "the first block alone"
+    assert check(found).text.count("1\n") == MAX_CODE - 2
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,18 @@ def test_ties_are_counted_or_kept_as_one_half(filled: Filled) -> None:
     assert counts["ties"] == 1
 
 
+def test_one_against_one_is_a_tie(filled: Filled) -> None:
+    """In floating point the label is 0.5000000000000001: three pairs of six two people see alike, three not."""
+    for prompt, against in ((0, (1, 0)), (1, (0, 1))):
+        for which in ("ab", "ac", "bc"):
+            filled.vote("ranking", which, by="ann", prompt=prompt, ranks=(0, 1))
+            filled.vote("ranking", which, by="bob", prompt=prompt, ranks=against)
+    records, counts = filled.records("pairs")
+    assert [record.prompt[0].content for record in records] == ["two?"] * 3
+    assert counts["ties"] == 3
+    assert [pair(record)[2] for record in filled.records("soft")[0]][:3] == [0.5] * 3
+
+
 def test_ranked_pairs_is_one_ranking_a_prompt(filled: Filled) -> None:
     for by, ranks in (("ann", (0, 1, 2)), ("bob", (0, 1, 1)), ("cyd", (2, 0, 1))):
         filled.vote("ranking", "abc", by=by, ranks=ranks)
@@ -147,6 +159,16 @@ def test_flags_and_skips_are_left_out_and_counted(filled: Filled) -> None:
         records, counts = filled.records(aggregate)
         assert len(records) == 1
         assert (counts["flagged"], counts["skips"], counts["ballots"]) == (1, 1, 4)
+
+
+def test_a_better_answer_taken_back_is_no_skip(filled: Filled) -> None:
+    edit = filled.vote("edit", "ab", value="better")
+    ids = tuple(filled.answers[0][:2])
+    back = Ballot("skip", filled.prompts[0], ids, "ann", details={"withdraws": "edit"})
+    filled.store.vote(back, replaces=edit)
+    filled.vote("skip", "ab", by="bob")
+    records, counts = filled.records("pairs")
+    assert (records, counts["skips"], counts["ballots"]) == ([], 1, 1)
 
 
 def test_identical_answers_teach_nothing(filled: Filled) -> None:

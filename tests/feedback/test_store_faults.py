@@ -1,5 +1,6 @@
 """Crashes, locks, lost servers, bad files: what was acknowledged is there once, the rest is told with its mend."""
 
+import importlib.util
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from posttrain.cli import main
 from posttrain.errors import StoreError
 from posttrain.feedback.ballots import Ballot
 from posttrain.feedback.connection import Database
@@ -196,6 +198,28 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("in_ci", [False, True])
+@pytest.mark.parametrize("missing", ["programs", "user"])
+def test_what_postgresql_lacks_is_a_skip_and_in_ci_a_failure(
+    monkeypatch: pytest.MonkeyPatch, missing: str, in_ci: bool
+) -> None:
+    spec = importlib.util.spec_from_file_location("feedback_conftest", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+
+    def nobody(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setenv("POSTTRAIN_CI", "1" if in_ci else "")
+    monkeypatch.setattr(conftest, "programs", lambda: None if missing == "programs" else Path("/"))
+    monkeypatch.setattr(conftest.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(conftest.pwd, "getpwnam", nobody)
+    with pytest.raises(pytest.fail.Exception if in_ci else pytest.skip.Exception, match="apt-get install postgresql"):
+        conftest.server_programs()
+
+
 def test_a_database_that_is_not_there(cluster: Any) -> None:
     with pytest.raises(StoreError, match="createdb"):
         Store.open(cluster.address().replace("/postgres?", "/nothing?"))
@@ -214,6 +238,18 @@ def test_a_database_that_is_not_there(cluster: Any) -> None:
 def test_addresses_that_are_none(address: str, complaint: str) -> None:
     with pytest.raises(StoreError, match=complaint):
         Store.open(address)
+
+
+def test_input_that_cannot_be_read_makes_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_ALLOCATOR", "system")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "p", "responses": ["a", "b"]}\n{"prompt": "p"}\n')
+    for name in ("bad.jsonl", "none.jsonl"):
+        words = ["--store", str(tmp_path / "runs" / "f.db"), "--input", str(tmp_path / name), "--annotators", "ann"]
+        assert main(["annotate", *words, "--port", "0"]) == 2
+        assert name in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_files_that_are_no_store(tmp_path: Path) -> None:

@@ -113,6 +113,84 @@ def test_a_dump_joins_a_store_that_has_rows(store: Store, new_address: Callable[
         assert other.counts() == {"prompts": 3, "responses": 6, "items": 1, "ballots": 6, "annotators": 2}
 
 
+def test_a_dump_of_the_same_key_brings_its_own_ballot(
+    store: Store, new_address: Callable[[], str], ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two clients, or two imports, may choose one key in two stores; nobody's vote is dropped, and none doubled."""
+    with Store.open(new_address()) as other:
+        for one, name, ranks in ((store, "ann", (0, 1)), (other, "bob", (0, 1))):
+            prompt, answers = ask(one, "q", "1", "2")
+            one.vote(Ballot("ranking", prompt, answers, name, ranks=ranks, key="k"))
+        write_file(store, tmp_path / "a.jsonl", "store")
+        assert load_file(other, tmp_path / "a.jsonl").new["ballots"] == 1
+        assert load_file(other, tmp_path / "a.jsonl").new["ballots"] == 0
+        assert [(one.annotator, one.key.startswith("k")) for one in other.ballots()] == [("bob", True), ("ann", True)]
+
+
+def test_imports_into_two_stores_can_be_joined(store: Store, new_address: Callable[[], str], tmp_path: Path) -> None:
+    """The first ballots of two stores are on prompt 1 and answers 1 and 2; that makes them no one ballot."""
+    for name in "ab":
+        row = {"prompt": f"q{name}", "chosen": f"{name}1", "rejected": f"{name}2"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    with Store.open(new_address()) as other:
+        load_file(store, tmp_path / "a.jsonl", annotator="crowd")
+        load_file(other, tmp_path / "b.jsonl", annotator="crowd")
+        write_file(store, tmp_path / "all.jsonl", "store")
+        assert load_file(other, tmp_path / "all.jsonl").new["ballots"] == 1
+        assert [one.messages[0].content for one in other.prompts()] == ["qb", "qa"]
+        assert len({one.key for one in other.ballots()}) == other.counts()["ballots"] == 2
+        # What the dump brought is known when its own source is read.
+        assert load_file(other, tmp_path / "a.jsonl", annotator="crowd").known == {"ballots": 1}
+
+
+def test_the_order_on_the_screen_follows_the_answers(
+    store: Store, new_address: Callable[[], str], ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    prompt, (a, b) = ask(store, "q", "1", "2")
+    store.vote(Ballot("ranking", prompt, (a, b), "ann", ranks=(0, 1), details={"shown": [b, a], "other": [a]}))
+    write_file(store, tmp_path / "a.jsonl", "store")
+    with Store.open(new_address()) as other:
+        ask(other, "another", "3", "4", "5")
+        load_file(other, tmp_path / "a.jsonl")
+        (ballot,) = other.ballots()
+        texts = [other.response(id).messages[0].content for id in ballot.details["shown"]]
+        assert (texts, ballot.details["other"]) == (["2", "1"], [a])
+
+
+def test_preference_rows_keep_how_sure_they_are(sqlite_store: Store, tmp_path: Path) -> None:
+    said = [(None, 0, 1), (0.5000000000000001, 0, 1), (0.3, 2, 1), (0.9, 0, 0.5), (0, 0, 1)]
+    rows = [
+        {"prompt": "p", "chosen": f"{n}a", "rejected": f"{n}b", "chosen_probability": p, "margin": m, "pair_weight": w}
+        for n, (p, m, w) in enumerate(said)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({**row, "comment": "so so"}) + "\n" for row in rows))
+    load_file(sqlite_store, tmp_path / "p.jsonl")
+    found = [(one.ranks, one.details) for one in sqlite_store.ballots()]
+    assert found == [
+        ((0, 1), {}),
+        ((0, 0), {}),
+        ((1, 0), {"label": 0.3, "margin": 2}),
+        ((0, 1), {"label": 0.9, "weight": 0.5}),
+        ((1, 0), {}),
+    ]
+    assert {one.comment for one in sqlite_store.ballots()} == {"so so"}
+
+
+def test_a_ranking_comes_back_with_what_was_said_beside_it(
+    sqlite_store: Store, ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    prompt, (a, b) = ask(sqlite_store, "q", "1", "2")
+    sqlite_store.vote(Ballot("ranking", prompt, (b, a), "ann", ranks=(0, 0), all_bad=True, comment="both wrong"))
+    sqlite_store.vote(Ballot("rating", prompt, (a,), "ann", value=2, comment="meh"))
+    with Store.open(tmp_path / "copy.db") as copy:
+        for name in ("ranking", "rating"):
+            write_file(sqlite_store, tmp_path / f"{name}.jsonl", name)
+            load_file(copy, tmp_path / f"{name}.jsonl")
+        ranking, rating = copy.ballots()
+        assert (ranking.all_bad, ranking.comment, ranking.ranks) == (True, "both wrong", (0, 0))
+        assert (rating.comment, rating.value) == ("meh", 2)
+
+
 def test_a_newer_dump_brings_an_older_copy_up_to_date(
     store: Store, new_address: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -132,7 +210,7 @@ def test_a_newer_dump_brings_an_older_copy_up_to_date(
 
 
 def test_a_bad_ballot_leaves_nothing_of_its_row(store: Store, tmp_path: Path) -> None:
-    good = {"from_name": "pw", "to_name": "a,b", "type": "pairwise", "value": {"selected": "left"}}
+    good = {"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value": {"selected": "left"}}
     data = {"prompt": "q", "text1": "x", "text2": "y"}
     rows = [
         {"id": 1, "data": data, "annotations": [{"result": [good]}, {"id": 2, "lead_time": -1, "result": [good]}]},
@@ -176,7 +254,7 @@ def test_preferences_are_read_by_the_trainers(sqlite_store: Store, ask: Callable
     sqlite_store.vote(Ballot("ranking", prompt, (a, b, c), "ann", ranks=(2, 1, 0)))
     write_file(sqlite_store, tmp_path / "p.jsonl", "preference", aggregate="pairs")
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert all(set(row) >= {"label", "margin", "weight"} for row in rows)
+    assert all(set(row) >= {"chosen_probability", "margin", "pair_weight"} for row in rows)
     ((*pairs,),) = (one.records for one in read(tmp_path / "p.jsonl"))
     assert all(isinstance(pair, Preference) for pair in pairs)
     found = {(pair.chosen[0].content, pair.rejected[0].content) for pair in pairs if isinstance(pair, Preference)}
@@ -316,6 +394,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert not store.exists()
     assert main(["feedback", "import", "--store", str(store), str(data)]) == 2
     assert "line 2, field 'prompt'" in capsys.readouterr().err
+    (tmp_path / "bad.jsonl").write_text("x\n")
+    for name in ("bad.jsonl", "nofile.jsonl"):
+        words = ["feedback", "import", "--store", str(store), str(tmp_path / name), "--on-bad-rows", "skip"]
+        assert main(words) == 2
+        assert name in capsys.readouterr().err
+    assert not store.parent.exists(), "a command that failed leaves no store"
     assert main(["feedback", "import", "--store", str(store), str(data), "--on-bad-rows", "skip"]) == 0
     said = capsys.readouterr().out
     assert "new in the store: 1 ballots" in said

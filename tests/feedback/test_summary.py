@@ -80,6 +80,38 @@ def test_an_item_needs_all_its_votes_before_it_counts(tmp_path: Path) -> None:
         assert (found["comparisons"], found["counts"]["flagged_ballots"], found["models"]) == (0, 2, [])
 
 
+def test_a_better_answer_taken_back_is_no_ballot(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "new.db") as store:
+        prompt = store.add_prompt([Message("user", "?")])
+        ids = tuple(store.add_response(prompt, [Message("assistant", name)], model=name) for name in "xy")
+        store.vote(Ballot("ranking", prompt, ids, "ann", ranks=(0, 1), seconds=10))
+        edit = store.vote(Ballot("edit", prompt, ids, "ann", value="better", seconds=10))
+        back = Ballot("skip", prompt, ids, "ann", value="taken back", seconds=90, details={"withdraws": "edit"})
+        store.vote(back, replaces=edit)
+        store.vote(Ballot("skip", prompt, ids, "bob"))
+        found = feedback_statistics(store, num_resamples=10)
+    assert found["kinds"] == {"ranking": 1, "skip": 1}
+    assert (found["counts"]["ballots"], found["counts"]["ballots_of_source"]) == (2, 2)
+    assert [(row["name"], row["ballots"], row["median_seconds"]) for row in found["annotators"]] == [
+        ("ann", 1, 10),
+        ("bob", 1, None),
+    ]
+
+
+def test_two_answers_of_each_model_are_one_bet(tmp_path: Path) -> None:
+    """Four comparisons of the models in one ballot; a second item of the prompt changes nothing that was bet."""
+    with Store.open(tmp_path / "new.db") as store:
+        prompt = store.add_prompt([Message("user", "?")])
+        ids = [store.add_response(prompt, [Message("assistant", f"{n}")], model="xxyyy"[n]) for n in range(5)]
+        rates = []
+        for shown, ranks in ((ids[:4], (0, 3, 1, 2)), (ids[3:], (0, 1)), ([ids[0], ids[4]], (1, 0))):
+            item = store.add_item(prompt, shown)
+            store.vote(Ballot("ranking", prompt, tuple(shown), "ann", item_id=item, ranks=ranks))
+            found = feedback_statistics(store, num_resamples=10)["stopping"]["neighbours"][0]
+            rates.append((found["items"], found["win_rate"]))
+    assert rates == [(1, 0.5)] * 3  # of x0 > y1, x0 > y2, y1 > x3, y2 > x3 either wins half
+
+
 def test_ratings_and_labels_have_an_alpha(tmp_path: Path) -> None:
     with Store.open(tmp_path / "new.db") as store:
         said = ((1, "good", 2), (1, "good", 2), (2, ["a", "b"], 3), (5, ["b", "a"], 3), (4, "bad", 1), (4, "good", 1))
@@ -113,6 +145,25 @@ def test_the_report_for_programs(filled: Path, capsys: pytest.CaptureFixture[str
     assert found["source"] == "all"
     assert found["counts"]["ballots_of_source"] == 362
     assert all(math.isfinite(row["strength"]) for row in found["models"])
+
+
+def test_the_report_on_a_few_items_gives_no_certainty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three items, on each of which two people half agree: no figure has an interval without width."""
+    path = tmp_path / "new.db"
+    with Store.open(path) as store:
+        for number in range(3):
+            prompt = store.add_prompt([Message("user", f"{number}")])
+            ids = tuple(store.add_response(prompt, [Message("assistant", name)], model=name) for name in "xy")
+            for name, ranks in (("ann", (0, 1)), ("bob", (0, 0))):
+                store.vote(Ballot("ranking", prompt, ids, name, ranks=ranks))
+        found = feedback_statistics(store)["agreement"]
+    assert found["pairwise"]["low"] < 0.2 < 0.5 < 0.8 < found["pairwise"]["high"]
+    assert found["alpha"]["value"] is not None
+    assert (found["alpha"]["low"], found["alpha"]["high"]) == (None, None)
+    assert main(["feedback", "report", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "50.0% to 50.0%" not in printed
+    assert "too few or too alike" in printed
 
 
 def test_an_empty_store_and_a_missing_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

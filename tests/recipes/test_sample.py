@@ -1,6 +1,7 @@
 """`posttrain sample`: what lands in the file and in the store, what a second call adds, and what is refused."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import pytest
 
 from posttrain.data.layouts import parse_row
+from posttrain.feedback.store import Store
+from posttrain.recipes.annotate_items import groups
+from posttrain.recipes.sample_file import Answer
 from posttrain.recipes.sample_prompts import prompt_of
-from posttrain.recipes.sample_store import _groups
-from posttrain.types import Conversation, Document, Message, Preference, Ranking
+from posttrain.recipes.sample_store import StoreOutput
+from posttrain.types import Conversation, Document, Message, Preference, Prompt, Ranking
 
 Rows = list[dict[str, Any]]
 
@@ -124,8 +128,6 @@ def test_two_models_answer_the_same_prompts(inside: Any, chat: Path, base: Path,
 def test_the_store_gets_prompts_answers_and_items(
     inside: Any, chat: Path, base: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    from posttrain.feedback.store import Store
-
     place = tmp_path / "feedback.db"
     words = _words(chat, prompts, "--model", base, "--store", place, "--num-samples", "3", "--overlap", "2")
     assert inside(*words).returncode == 0
@@ -145,11 +147,65 @@ def test_the_store_gets_prompts_answers_and_items(
         assert store.counts() == before
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, []), (2, [2]), (4, [4]), (5, [3, 2]), (9, [3, 3, 3])])
+@pytest.mark.parametrize(("count", "sizes"), [(2, [2]), (4, [4]), (5, [3, 2]), (9, [3, 3, 3])])
 def test_groups_are_even_and_nobody_is_alone(count: int, sizes: list[int]) -> None:
-    groups = _groups(range(count))
-    assert [len(group) for group in groups] == sizes
-    assert sorted(id for group in groups for id in group) == (list(range(count)) if sizes else [])
+    found = groups(range(count), set(), 4, random.Random(0))
+    assert [len(group) for group in found] == sizes
+    assert sorted(id for group in found for id in group) == list(range(count))
+
+
+ASKED = Prompt((Message("user", "q"),))
+
+
+def _sampled(place: Path, *texts: str, first: int = 0, **parameters: object) -> str:
+    """One call's worth of answers to ASKED in the store, whose samples have the numbers from `first`."""
+    output = StoreOutput(str(place))
+    output.done(ASKED, "m", parameters)
+    answers = [Answer(text, (7,), (first + index,), True) for index, text in enumerate(texts)]
+    output.add(ASKED, "m", parameters, answers)
+    return output.finish()
+
+
+def test_more_answers_make_items_of_their_own(tmp_path: Path) -> None:
+    """Answers that people have compared stand in no second item: their votes would count twice for each other."""
+    place = tmp_path / "feedback.db"
+    assert "1 prompts, 1 new items" in _sampled(place, *"abcd")
+    assert "1 prompts, 1 new items" in _sampled(place, *"ef", first=4)
+    assert "1 prompts, 0 new items" in _sampled(place, *"ef", first=4)
+    with Store.open(place) as store:
+        assert [sorted(item.response_ids) for item in store.items()] == [[1, 2, 3, 4], [5, 6]]
+
+
+def test_sampling_leaves_the_items_of_other_prompts(tmp_path: Path) -> None:
+    place = tmp_path / "feedback.db"
+    with Store.open(place) as store:
+        other = store.add_prompt([Message("user", "other")])
+        for text in "xy":
+            store.add_response(other, [Message("assistant", text)])
+    assert "1 prompts, 1 new items" in _sampled(place, *"ab")
+    with Store.open(place) as store:
+        assert [item.prompt_id for item in store.items()] == [other + 1]
+
+
+def test_an_answer_that_comes_again_keeps_every_sample(tmp_path: Path) -> None:
+    place = tmp_path / "feedback.db"
+    _sampled(place, "a", "b", seed=1)
+    _sampled(place, "b", "a", "c", first=2, seed=1)
+    _sampled(place, "a", seed=2)
+    _sampled(place, "a", first=1, seed=2)
+    output = StoreOutput(str(place))
+    assert output.done(ASKED, "m", {"seed": 1}) == {0, 1, 2, 3, 4}
+    assert output.done(ASKED, "m", {"seed": 2}) == {0, 1}
+    assert output.done(ASKED, "m", {"seed": 3}) == output.done(ASKED, "n", {"seed": 1}) == set()
+    assert [one.parameters["samples"] for one in output.store.responses()] == [[0, 3], [1, 2], [4]]
+    output.finish()
+
+
+def test_a_model_that_is_not_there_makes_no_store(inside: Any, prompts: Path, tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "feedback.db"
+    done = inside("sample", "--model", tmp_path / "nomodel", "--dataset", prompts, "--store", place)
+    assert done.returncode == 2, done.stderr
+    assert not place.parent.exists()
 
 
 def test_long_prompts_are_left_out_aloud(inside: Any, chat: Path, tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 """Answers behind prompts that they do not belong to: what KTO measures its baseline on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import overload
 
 import numpy as np
 
 from posttrain.data.branches import limit_paths
+from posttrain.data.made import MadeSamples
 from posttrain.data.store import TokenStore
 from posttrain.errors import DataError
 from posttrain.types import Sample
 
 
-class Mismatched(Sequence[Sample]):
+class Mismatched(MadeSamples):
     """Sample i is the prompt of sample i of a store with the answer of another prompt's, cut at `max_length` tokens.
     Each answer is used once, in a seeded order (Ethayarajh et al., 2024, section 4.1)."""
 
@@ -36,13 +36,8 @@ class Mismatched(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.store)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def make(self, index: int) -> Sample:
+        """Sample number `index`."""
         own, other = self.store[index], self.store[int(self.partner_S[index])]
         mixed = replace(own, segments=(own.segments[0], other.segments[1]))
         if mixed.num_tokens <= self.max_length:

@@ -1,8 +1,11 @@
 """How far annotators agree: pair by pair, and beyond chance by Krippendorff's alpha, with intervals.
 
-Intervals are percentiles of a bootstrap over items, since the comparisons of one item stand or fall together.
+Intervals are percentiles of a bootstrap over items, since the comparisons of one item stand or fall together. With
+fewer than ENOUGH_ITEMS items, or where they are all alike, a bootstrap would be too sure: agreement has Wilson's
+interval by item instead, alpha none.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,16 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posttrain.feedback.comparisons import Comparison, facing
-from posttrain.intervals import wilson
+from posttrain.intervals import clustered_share
 
 LEVELS = ("nominal", "ordinal", "interval")
 NUM_RESAMPLES = 1000
+ENOUGH_ITEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """A figure with its 95 % interval. `value` is NaN where nothing was judged twice (or, for alpha, where all values
-    are the same, so that chance alone would agree). `num_pairs`: pairs of words held against each other."""
+    are the same, so that chance alone would agree); `low` and `high` are NaN where the doubt is unknown. `num_pairs`:
+    pairs of words held against each other."""
 
     value: float
     low: float
@@ -52,22 +57,27 @@ def pairwise_agreement(
     """
     if ties not in ("half", "leave_out"):
         raise ValueError(f"ties is {ties!r}, expected half or leave_out")
-    sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    found: dict[Hashable, list[float]] = defaultdict(list)
     for (item, _, _), said in by_pair(comparisons).items():
         for one, other in combinations(said.values(), 2):
             if ties == "half" or 0.5 not in (one, other):
-                sums[item][0] += 1 - abs(one - other)
-                sums[item][1] += 1
-    if not sums:
+                found[item].append(1 - abs(one - other))
+    if not found:
         return UNKNOWN
-    table = np.array(list(sums.values()))
+    table = np.array([(sum(agreed), len(agreed)) for agreed in found.values()])
     agreed, asked = table.sum(axis=0)
     rng = np.random.default_rng(seed)
     resampled = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), num_resamples) @ table
     low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
-    if agreed in (0, asked):  # nothing varies, and a bootstrap would be certain
-        low, high = wilson(len(table) if agreed else 0, len(table))
+    if _too_sure(len(table), low, high):
+        owners = [item for item, values in found.items() for _ in values]
+        _, low, high = clustered_share([value for values in found.values() for value in values], owners)
     return Agreement(float(agreed / asked), float(low), float(high), int(asked), len(table))
+
+
+def _too_sure(num_items: int, low: float, high: float) -> bool:
+    """Whether a bootstrap over so few, or so equal, items says nothing of the doubt."""
+    return num_items < ENOUGH_ITEMS or high - low < 1e-12
 
 
 def krippendorff_alpha(
@@ -114,7 +124,9 @@ def krippendorff_alpha(
     resamples = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), num_resamples)
     spread = np.array([alpha(share) for share in resamples.astype(np.float64)])
     spread = spread[~np.isnan(spread)]
-    low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (float("nan"), float("nan"))
+    low, high = np.percentile(spread, [2.5, 97.5]) if len(spread) else (math.nan, math.nan)
+    if _too_sure(num_clusters, low, high):
+        low = high = math.nan
     counts = present[:, units].sum(axis=0)
     value = alpha(np.ones(num_clusters))
     return Agreement(value, float(low), float(high), int((counts * (counts - 1) // 2).sum()), num_clusters)

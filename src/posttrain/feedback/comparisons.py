@@ -5,7 +5,7 @@ ballots.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from posttrain.feedback.ballots import Ballot
@@ -19,7 +19,7 @@ class Comparison:
 
     `item`: what they were compared on (a prompt); comparisons of one item are not independent of each other.
     `outcome`: 1 where `first` is better, 0 where `second` is, 0.5 a tie; between them, the share of votes or a judge's
-    probability.
+    probability. `ballot`: which of the annotator's ballots on the item it is part of; None: there is only one.
     """
 
     item: Hashable
@@ -28,6 +28,7 @@ class Comparison:
     outcome: float
     annotator: str = ""
     weight: float = 1.0
+    ballot: Hashable = None
 
     def __post_init__(self) -> None:
         if self.first == self.second:
@@ -39,7 +40,7 @@ class Comparison:
 
     def turned(self) -> "Comparison":
         """The same word with the two sides exchanged."""
-        return Comparison(self.item, self.second, self.first, 1 - self.outcome, self.annotator, self.weight)
+        return replace(self, first=self.second, second=self.first, outcome=1 - self.outcome)
 
 
 def order_of(value: Hashable) -> tuple[str, object]:
@@ -83,8 +84,8 @@ def comparisons_of(
     if by == "model" and models is None:
         raise ValueError("by='model' needs `models`, the name of the model that wrote each response")
     return [
-        Comparison(ballot.prompt_id, first, second, outcome, ballot.annotator)
-        for ballot in ballots
+        Comparison(ballot.prompt_id, first, second, outcome, ballot.annotator, ballot=place)
+        for place, ballot in enumerate(ballots)
         for first, second, outcome in _named(outcomes(ballot), models if by == "model" else None)
     ]
 
@@ -96,6 +97,11 @@ def _named(
         first, second = (a, b) if models is None else (models.get(a, ""), models.get(b, ""))
         if first != second and first != "" and second != "":
             yield first, second, outcome
+
+
+def standing(ballots: Iterable[Ballot]) -> list[Ballot]:
+    """The ballots without those that only mark a better answer as taken back: nobody cast them."""
+    return [ballot for ballot in ballots if "withdraws" not in ballot.details]
 
 
 def split_flagged(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError, StatementError
 
-from posttrain.errors import StoreError
+from posttrain.errors import StoreAway, StoreError
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Database:
     def run(self, work: Callable[[Connection], T], *, write: bool = False) -> T:
         """What `work` returns, in one transaction, committed before this returns; inside `batch`, in that one.
 
-        Waits up to `wait_s` for locks; `work` may therefore run several times. StoreError where the database fails.
+        Waits up to `wait_s` for locks; `work` may therefore run several times. StoreAway where the database fails.
         """
         inner: Connection | None = getattr(self._local, "connection", None)
         if inner is not None:
@@ -98,7 +98,7 @@ class Database:
         deadline = time.monotonic() + self.wait_s
         queue = self.is_sqlite and write
         if queue and not self._turn.acquire(timeout=self.wait_s):
-            raise StoreError(self._locked())
+            raise StoreAway(self._locked())
         try:
             with self._explained():
                 connection = self._begun(write, deadline)
@@ -133,7 +133,7 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error) as error:
             if isinstance(error, StatementError) and isinstance(error.orig, ValueError):
                 raise error.orig from None  # a value that cannot be kept; the database never saw it
-            raise StoreError(self._explain(error)) from error
+            raise StoreAway(self._explain(error)) from error
 
     def _locked(self) -> str:
         return (

@@ -1,8 +1,8 @@
 """The whole store as JSON lines and back, nothing lost: one row of a table a line, tokens as their hashes.
 
 `store_rows(store)` out, `Restorer(connection).take(row)` in. A row that is there already, by its content or key, is
-found and not made again, so that the same file may be read twice. Ids are kept where they are free, else made anew and
-followed wherever a row names them.
+found and not made again, so that the same file may be read twice; where its key is another ballot's, it gets one of its
+own. Ids are kept where they are free, else made anew and followed wherever a row names them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +37,8 @@ FILLED = {
     "responses": ("parameters", "token_ids", "scores"),
     "assignments": ("closed",),
 }
+# What two ballots with one key must have in common to be one.
+SAID = ("prompt_id", "response_ids", "annotator", "kind", "ranks", "value")
 MANY_PARENTS = {"response_ids": "responses", "shown": "responses"}
 
 
@@ -133,6 +135,7 @@ class Restorer:
             if table is tables.ballots:
                 if values["kind"] == "choice":
                     values["value"] = self._ids["responses"].get(values["value"])
+                values["details"] = self._followed(values["details"])
                 Ballot(**{**values, "replaced_by": None})
             elif "messages" in values:
                 messages_of(values["messages"])
@@ -145,15 +148,31 @@ class Restorer:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FieldError(f"this is no row of {table.name}: {error}.") from None
 
+    def _followed(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        """The details of a ballot; the order in which its page showed the answers is ids too."""
+        shown, ids = details.get("shown"), self._ids["responses"]
+        if not isinstance(shown, list) or not all(type(one) is int and one in ids for one in shown):
+            return dict(details)
+        return {**details, "shown": [ids[one] for one in shown]}
+
     def _put(self, table: Table, key: str, id: int, values: dict[str, Any]) -> tuple[int, bool]:
         """The id of the row, found by its content or made."""
         if key == "id":
             wanted = [table.c[name] == value for name, value in values.items() if name != "closed"]
             found = self._connection.execute(select(table.c.id).where(*wanted)).scalar()
         else:
+            if table is tables.ballots:
+                values["key"] = self._own_key(values)
             found = self._connection.execute(select(table.c.id).where(table.c[key] == values[key])).scalar()
         if found is not None:
             return int(found), False
         taken = self._connection.execute(select(func.count()).where(table.c.id == id)).scalar()
         # The one conflict left is an item that is on the same annotator's screen already.
         return insert_once(self._connection, table, values if taken else {"id": id, **values})
+
+    def _own_key(self, values: Mapping[str, Any]) -> str:
+        """The ballot's key; where that is another ballot's here, one with what this one says, the same every time."""
+        known = self._connection.execute(select(tables.ballots).where(tables.ballots.c.key == values["key"])).first()
+        if known is None or all(getattr(known, name) == values[name] for name in SAID):
+            return str(values["key"])
+        return f"{values['key']}~{digest(*(values[name] for name in SAID))}"

@@ -90,7 +90,9 @@ class _Reader:
 
     def tail(self, ballot: Ballot) -> dict[str, Any]:
         models = [self.responses[id].model for id in ballot.response_ids]
-        told = {"models": models} if any(models) else {}
+        told: dict[str, Any] = {"models": models} if any(models) else {}
+        if ballot.comment:
+            told["comment"] = ballot.comment
         return {**told, "annotator": ballot.annotator, "ballot_source": ballot.source, "ballot": ballot.id}
 
 

@@ -21,11 +21,11 @@ from posttrain.errors import DataError
 from posttrain.feedback.argilla import is_record, read_record
 from posttrain.feedback.ballots import Ballot
 from posttrain.feedback.dump import Restorer
-from posttrain.feedback.label_studio import is_task, read_task
+from posttrain.feedback.label_studio import is_task, read_task, refuse_min
 from posttrain.feedback.layouts import tasks_of
 from posttrain.feedback.questionnaire import Draft, Task
 from posttrain.feedback.store import Store
-from posttrain.feedback.tables import digest
+from posttrain.feedback.tables import digest, message_rows
 
 KEY = "import:"
 
@@ -89,9 +89,41 @@ def load_file(
         except FieldError as error:
             raise DataError(error.message, file=str(path), field=error.field) from None
         if not loaded.formats:
-            why = f" The first: {loaded.skipped[0][1]}" if loaded.skipped else ""
-            raise DataError(f"no row of the file could be read.{why}", file=str(path))
+            raise _nothing(path, [reason for _, reason in loaded.skipped])
     return loaded
+
+
+def is_new(address: str | Path) -> bool:
+    """Whether to open a store would make it: a file that is not there. Of a server nothing is known."""
+    return "://" not in str(address) and not Path(address).exists()
+
+
+def check_file(
+    file: str | Path, *, prompt_field: str = "", answer_fields: Sequence[str] = (), on_bad_rows: str = "error"
+) -> None:
+    """Raise what `load_file` would of a file that cannot be read, before there is a store."""
+    path, good, fault = Path(file), False, None
+    with closing(raw_rows(path)) as rows:
+        for line, raw in rows:
+            try:
+                row = _decoded(raw)
+                if "table" not in row:
+                    _tasks(row, path, line, prompt_field, answer_fields)
+            except (FieldError, DataError, ValueError) as error:
+                fault = fault or _fault(error, path, line)
+                if on_bad_rows == "error":
+                    raise fault from None
+            else:
+                good = True
+                if on_bad_rows == "skip":
+                    return
+    if not good:
+        raise _nothing(path, [str(fault)] if fault else [])
+
+
+def _nothing(path: Path, faults: Sequence[str]) -> DataError:
+    why = f" The first: {faults[0]}" if faults else ""
+    return DataError(f"no row of the file could be read.{why}", file=str(path))
 
 
 def _decoded(raw: bytes | Mapping[str, Any]) -> Row:
@@ -117,6 +149,7 @@ def _tasks(row: Row, path: Path, line: int, prompt_field: str, answer_fields: Se
     """What kind of row it is, and what it holds."""
     if is_record(row):
         return "Argilla", [read_record(row, prompt_field=prompt_field, answer_fields=answer_fields)]
+    refuse_min(row)
     if is_task(row):
         return "Label Studio", [read_task(row, prompt_field=prompt_field, answer_fields=answer_fields)]
     parsed = parse_row(dict(row), file=str(path), line=line)
@@ -134,20 +167,36 @@ def _fault(error: Exception, path: Path, line: int) -> DataError:
     return DataError(f"{error}; correct the row or leave it out with --on-bad-rows skip.", file=str(path), line=line)
 
 
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """A ballot that was imported and counts. `key` without what tells it from an equal one said before."""
+
+    id: int
+    key: str
+    prompt: int
+    shown: frozenset[int]
+
+
 class _Loader:
     """Puts tasks into the store; remembers which ballots were imported before."""
 
     def __init__(self, store: Store, loaded: Loaded, annotator: str, source: str) -> None:
         self._store, self._loaded, self._annotator, self._source = store, loaded, annotator, source
         self._keys: set[str] = set()
-        self._current: dict[str, tuple[int, str]] = {}  # origin: the ballot that counts, and its key
+        # By origin. Tools count their records from 1 in every project, so ballots on several prompts may share one.
+        self._current: dict[str, tuple[_Vote, ...]] = {}
         self._times: Counter[str] = Counter()
-        self._row: list[tuple[str, str, tuple[int, str] | None]] = []  # (key, origin, ballot before) of the row at hand
+        self._row: list[tuple[str, str, tuple[_Vote, ...]]] = []  # (key, origin, those before) of the row at hand
         for ballot in store.ballots(include_replaced=True):
             if ballot.key.startswith(KEY) and ballot.id is not None:
                 self._keys.add(ballot.key)
                 if ballot.replaced_by is None:
-                    self._current[ballot.key.split(":")[1]] = (ballot.id, ballot.key)
+                    self._remember(ballot.key.split(":")[1], ballot, ballot.id)
+
+    def _remember(self, origin: str, ballot: Ballot, id: int, corrected: _Vote | None = None) -> None:
+        vote = _Vote(id, ballot.key.partition("~")[0], ballot.prompt_id, frozenset(ballot.response_ids))
+        others = (one for one in self._current.get(origin, ()) if one is not corrected)
+        self._current[origin] = (*others, vote)
 
     def take(self, tasks: Sequence[Task]) -> None:
         """Store what a row holds. Where it fails, nothing of the row is remembered; the caller rolls back."""
@@ -160,9 +209,7 @@ class _Loader:
             self._loaded.left_out, self._loaded.new, self._loaded.known = counted
             for key, origin, before in reversed(self._row):
                 self._keys.discard(key)
-                self._current.pop(origin, None)
-                if before is not None:
-                    self._current[origin] = before
+                self._current[origin] = before
             raise
 
     def _take(self, task: Task) -> None:
@@ -180,32 +227,45 @@ class _Loader:
         if not task.drafts and not task.left_out:
             self._loaded.left_out["nobody has judged it; prompt and answers are stored"] += 1
         for draft in task.drafts:
-            self._vote(prompt, ids, draft)
+            self._vote(prompt, ids, task, draft)
 
-    def _vote(self, prompt: int, ids: Mapping[str, int], draft: Draft) -> None:
+    def _vote(self, prompt: int, ids: Mapping[str, int], task: Task, draft: Draft) -> None:
         shown = tuple(ids[name] for name in draft.names)
         if len(set(shown)) < len(shown):
             self._loaded.left_out[f"a {draft.kind} of equal answers"] += 1
             return
         extra = {"source": self._source, **draft.extra}
         value = ids.get(draft.value, draft.value) if draft.kind == "choice" else draft.value
-        said = (draft.kind, shown, draft.ranks, value, extra.get("comment", ""), extra.get("all_bad", False))
-        origin = draft.origin or digest(prompt, said, draft.annotator)
+        said = _said(task, draft)
+        origin = draft.origin or digest(said, draft.annotator)
         if not draft.origin:  # rows without a name of their own: the second of two equal rows is another ballot
             self._times[origin] += 1
             origin = digest(origin, self._times[origin])
         key = f"{KEY}{origin}:{digest(said)}"
         annotator = draft.annotator or self._annotator
-        before = self._current.get(origin)
-        if before and before[1].partition("~")[0] == key:
+        theirs = self._current.get(origin, ())
+        if any(one.key == key for one in theirs):
             self._loaded.known["ballots"] += 1
             return
+        # The same question of a record with other answers is another record's, whatever number the tool gave it.
+        everything = set(ids.values())
+        before = next((one for one in theirs if one.prompt == prompt and one.shown <= everything), None)
         if key in self._keys:  # said before, corrected since, and now said again
             key += f"~{len(self._keys)}"
         ballot = Ballot(draft.kind, prompt, shown, annotator, ranks=draft.ranks, value=value, key=key, **extra)
-        self._current[origin] = (self._store.vote(ballot, replaces=before[0] if before else None), key)
+        self._row.append((key, origin, theirs))
+        self._remember(origin, ballot, self._store.vote(ballot, replaces=before.id if before else None), before)
         self._keys.add(key)
-        self._row.append((key, origin, before))
         self._loaded.new["ballots"] += 1
         if before is not None:
             self._loaded.left_out["a ballot that a newer answer corrects; it is kept, marked"] += 1
+
+
+def _said(task: Task, draft: Draft) -> tuple[Any, ...]:
+    """What a draft says, of contents and not of ids, which are another store's for the same."""
+    answers = {name: (message_rows(task.answers[name]), str(task.models.get(name, ""))) for name in draft.names}
+    value = answers.get(draft.value, draft.value) if draft.kind == "choice" else draft.value
+    asked = (message_rows(task.prompt), [dict(tool) for tool in task.tools])
+    extra = draft.extra
+    aside = (extra.get("comment", ""), extra.get("all_bad", False), extra.get("details", {}))
+    return (draft.kind, asked, list(answers.values()), draft.ranks, value, *aside)

@@ -1,8 +1,9 @@
 """Tasks of Label Studio with their annotations: Pairwise, Ranker, Rating, Choices and TextArea results.
 
 Reads the JSON export. An export does not hold the labelling configuration, so the answer that a result is about is told
-by its `to_name`, by its own name, or by there being one. Writes tasks that Label Studio imports with their annotations.
-A Ranker knows no ties, so a ranking with ties is written as its columns "1", "2", … of equal answers.
+by its `to_name`, by its own name, or by there being one; a Pairwise of other names is left out. Writes tasks that Label
+Studio imports with their annotations. A Ranker knows no ties, so a ranking with ties is written as its columns "1",
+"2", … of equal answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from posttrain.feedback.questionnaire import (
 from posttrain.feedback.store import Store
 from posttrain.feedback.tables import digest
 
+OURS = ("meta_models", "meta_posttrain")  # what a task says that we wrote
+UNTOLD = "a Pairwise whose left answer cannot be told; name the answers' fields, left to right, with --answer-fields"
 TEXTS = ("body", "html", "text", "title")  # what an item of a Ranker shows, the fullest first
 
 
@@ -34,6 +37,15 @@ def is_task(row: Row) -> bool:
     return isinstance(row.get("data"), Mapping) and any(
         name in row for name in ("annotations", "completions", "predictions")
     )
+
+
+def refuse_min(row: Row) -> None:
+    """FieldError for a row of Label Studio's JSON-MIN, in which a Pairwise is "left" of nobody knows what."""
+    if "annotation_id" in row and "annotations" not in row and "data" not in row:
+        raise FieldError(
+            "this is Label Studio's JSON-MIN, which does not say what a result is about; export as JSON.",
+            "annotation_id",
+        )
 
 
 def read_task(row: Row, *, prompt_field: str = "", answer_fields: Sequence[str] = ()) -> Task:
@@ -48,13 +60,16 @@ def read_task(row: Row, *, prompt_field: str = "", answer_fields: Sequence[str] 
             task.answers.setdefault(str(item["id"]), answered(text, f"data.{name}[{index}]"))
     models = data.get("meta_models")
     task.models = models if isinstance(models, Mapping) else {}
-    task.fields = {name: value for name, value in plain.items() if name.startswith("meta_") and name != "meta_models"}
-    number = str(row.get("id") or digest(dict(data)))
+    task.fields = {name: value for name, value in plain.items() if name.startswith("meta_") and name not in OURS}
+    own = data.get("meta_posttrain")
+    number = str(own or row.get("id") or digest(dict(data)))
     annotations = row.get("annotations") or row.get("completions") or []
     if not isinstance(annotations, list):
         raise FieldError(f"expected a list, found {kind(annotations)}.", "annotations")
     for index, annotation in enumerate(annotations):
-        _read_annotation(task, annotation, number, f"annotations[{index}]")
+        if own and isinstance(annotation, Mapping):  # everybody has one, whose id is that of the newest correction
+            annotation = {**annotation, "id": None}
+        _read_annotation(task, annotation, number, f"annotations[{index}]", answer_fields)
     if not is_absent(row.get("predictions")):
         task.left_out["a prediction, which nobody submitted"] += len(row["predictions"])
     return task
@@ -64,7 +79,7 @@ def _is_items(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) and "id" in one for one in value)
 
 
-def _read_annotation(task: Task, annotation: Any, number: str, place: str) -> None:
+def _read_annotation(task: Task, annotation: Any, number: str, place: str, order: Sequence[str]) -> None:
     if not isinstance(annotation, Mapping):
         raise FieldError(f"expected an object, found {kind(annotation)}.", place)
     annotator, extra = _annotator(annotation), _told(annotation, place)
@@ -80,7 +95,7 @@ def _read_annotation(task: Task, annotation: Any, number: str, place: str) -> No
     for result in results:
         if result.get("from_name") != "all_bad" and not _remark(result):
             name = digest(origin, result.get("from_name"), result.get("to_name"))
-            _read_result(task, result, annotator, name, extra)
+            _read_result(task, result, annotator, name, extra, order)
     if texts := [text for result in results if (text := _remark(result))]:
         remark(task, annotator, "\n".join(texts))
 
@@ -122,14 +137,23 @@ def _texts(value: Any) -> list[str]:
     return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
-def _read_result(task: Task, result: Mapping[str, Any], annotator: str, origin: str, extra: Mapping[str, Any]) -> None:
+def _read_result(
+    task: Task,
+    result: Mapping[str, Any],
+    annotator: str,
+    origin: str,
+    extra: Mapping[str, Any],
+    order: Sequence[str],
+) -> None:
     value, what = result.get("value", {}), result.get("type")
     question = f"{result.get('from_name', '')} {result.get('to_name', '')}"
-    shown = _pair(task, str(result.get("to_name", "")))
     rest = {name: told for name, told in extra.items() if name != "all_bad"}
-    if what == "pairwise" and value.get("selected") in ("left", "right") and len(shown) == 2:
-        chosen = shown[0 if value["selected"] == "left" else 1]
-        task.drafts.append(Draft("choice", shown, annotator, origin, value=chosen, extra=rest))
+    if what == "pairwise" and value.get("selected") in ("left", "right"):
+        if shown := _pair(task, str(result.get("to_name", "")), order):
+            chosen = shown[0 if value["selected"] == "left" else 1]
+            task.drafts.append(Draft("choice", shown, annotator, origin, value=chosen, extra=rest))
+        else:
+            task.left_out[UNTOLD] += 1
     elif what == "ranker" and (places := _places(value.get("ranker"), tuple(task.answers))):
         ranks = tuple(places.values())
         task.drafts.append(Draft("ranking", tuple(places), annotator, origin, ranks, extra=extra))
@@ -137,7 +161,9 @@ def _read_result(task: Task, result: Mapping[str, Any], annotator: str, origin: 
         say(task, question, value["rating"], annotator, origin, rest)
     elif what == "choices" and (texts := _texts(value.get("choices"))):
         if result.get("from_name") == "flag":
-            task.drafts.append(Draft("flag", shown, annotator, origin, value="; ".join(texts), extra=rest))
+            task.drafts.append(
+                Draft("flag", _flagged(task, result), annotator, origin, value="; ".join(texts), extra=rest)
+            )
         else:
             say(task, question, texts[0] if len(texts) == 1 else texts, annotator, origin, rest)
     elif what == "textarea" and (texts := _texts(value.get("text"))):
@@ -146,10 +172,17 @@ def _read_result(task: Task, result: Mapping[str, Any], annotator: str, origin: 
         task.left_out[f"a result of type {what!r} that cannot be read here"] += 1
 
 
-def _pair(task: Task, to_name: str) -> tuple[str, ...]:
-    """The two answers that stand left and right."""
-    named = tuple(name.strip() for name in to_name.split(","))
-    return named if len(named) == 2 and all(name in task.answers for name in named) else tuple(task.answers)
+def _pair(task: Task, to_name: str, order: Sequence[str]) -> tuple[str, ...]:
+    """The two answers that stand left and right: those that the result names, else the two of `order`. Empty where
+    neither tells; the order of the data's fields says nothing about the screen."""
+    for names in (tuple(name.strip() for name in to_name.split(",")), tuple(order)):
+        if len(names) == 2 and all(name in task.answers for name in names):
+            return names
+    return ()
+
+
+def _flagged(task: Task, result: Mapping[str, Any]) -> tuple[str, ...]:
+    return _pair(task, str(result.get("to_name", "")), ()) or tuple(task.answers)
 
 
 def _places(value: Any, names: Sequence[str]) -> dict[str, float]:
@@ -174,7 +207,7 @@ def _places(value: Any, names: Sequence[str]) -> dict[str, float]:
 
 def label_studio_rows(store: Store) -> Iterator[dict[str, Any]]:
     """A task for each prompt, or item, that was voted on, with everybody's annotations."""
-    for number, group in enumerate(groups(store), 1):
+    for group in groups(store):
         names = names_of(group.responses)
         texts = {names[response.id]: as_field(response.messages, "assistant") for response in group.responses}
         items = [{"id": name, "title": name, "body": text} for name, text in texts.items()]
@@ -192,7 +225,8 @@ def label_studio_rows(store: Store) -> Iterator[dict[str, Any]]:
                     "result": list(_written(ballot, names)),
                 }
             )
-        yield {"id": number, "data": data, "annotations": annotations, "predictions": []}
+        data["meta_posttrain"] = group.name  # Label Studio numbers tasks anew
+        yield {"data": data, "annotations": annotations, "predictions": []}
 
 
 def _written(ballot: Ballot, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from posttrain.feedback.ballots import SOURCES
 from posttrain.feedback.questionnaire import Draft, Task
 from posttrain.types import Conversation, MessageTree, Preference, Prompt, Ranking, Rating, Record, Turn
 
-MAX_SIBLINGS = 100
+ROUNDING = 1e-9
 
 
 def tasks_of(records: Iterable[Record], row: Row) -> Iterator[Task]:
@@ -19,8 +19,12 @@ def tasks_of(records: Iterable[Record], row: Row) -> Iterator[Task]:
     annotator = row.get("annotator") if isinstance(row.get("annotator"), str) else ""
     if row.get("ballot_source") in SOURCES:
         said["source"] = row["ballot_source"]
+    if isinstance(row.get("comment"), str):
+        said["comment"] = row["comment"]
+    all_bad = row.get("all_bad") is True
     for record in records:
-        for task in _tasks(record, annotator or "", said):
+        extra = {**said, "all_bad": True} if all_bad and isinstance(record, Ranking) else said
+        for task in _tasks(record, annotator or "", extra):
             models = row.get("models")
             if isinstance(models, list) and len(models) == len(task.answers):
                 task.models = dict(zip(task.answers, map(str, models), strict=True))
@@ -33,7 +37,8 @@ def _tasks(record: Record, annotator: str, extra: Mapping[str, Any]) -> Iterator
     match record:
         case Preference(prompt, chosen, rejected, _, tools):
             answers = {"0": chosen, "1": rejected}
-            yield _ranked(prompt, answers, (0.0, 1.0), annotator, extra, tools)
+            ranks, told = _weighed(record)
+            yield _ranked(prompt, answers, ranks, annotator, {**extra, "details": told} if told else extra, tools)
         case Ranking(prompt, responses, ranks, _, tools):
             yield _ranked(prompt, _numbered(responses), ranks, annotator, extra, tools)
         case Rating(prompt, response, score, _, tools):
@@ -48,6 +53,17 @@ def _tasks(record: Record, annotator: str, extra: Mapping[str, Any]) -> Iterator
             yield from _grown(root, (), annotator, extra)
         case _:
             yield Task((), left_out=Counter({f"{type(record).__name__.lower()} without a prompt and an answer": 1}))
+
+
+def _weighed(pair: Preference) -> tuple[tuple[float, float], dict[str, float]]:
+    """The places of `chosen` and `rejected`, by the side that is the likelier to be better; and what a ballot cannot
+    say of a pair, for its details: `label`, the probability that `chosen` is the better one, `margin` and `weight`."""
+    label = pair.label
+    tied = abs(label - 0.5) < ROUNDING
+    told = {"label": label} if not tied and label not in (0, 1) else {}
+    told |= {"margin": pair.margin} if pair.margin else {}
+    told |= {"weight": pair.weight} if pair.weight != 1 else {}
+    return (0.0, 0.0) if tied else (0.0, 1.0) if label > 0.5 else (1.0, 0.0), told
 
 
 def _numbered(responses: Iterable[Messages]) -> dict[str, Messages]:

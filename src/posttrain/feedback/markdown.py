@@ -5,6 +5,7 @@ is built here alone, from a fixed list of tags; the page's Content-Security-Poli
 """
 
 from collections.abc import Callable, MutableMapping, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +20,11 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 LINKS = ("http", "https", "mailto")
-MAX_MARKDOWN = 200_000  # characters; longer texts are shown as they are, so that no text can stall the server
-MAX_CODE = 20_000  # characters of a code block that are coloured
+# Parsing and colouring take time that grows with the square of a hostile text: at these sizes the worst texts known
+# take under a second, so that none can stall the server.
+MAX_MARKDOWN = 20_000  # characters; longer texts are shown as they are
+MAX_CODE = 2_000  # characters of code that are coloured, over all blocks of a text
+MAX_KEPT = 512  # texts whose HTML is kept
 
 
 def safe_html(text: str) -> str:
@@ -31,9 +35,12 @@ def safe_html(text: str) -> str:
     >>> safe_html("[a](javascript:alert(1))")
     '<p>[a](javascript:alert(1))</p>\\n'
     """
-    if len(text) > MAX_MARKDOWN:
-        return plain_html(text)
-    return str(_PARSER.render(text))
+    return plain_html(text) if len(text) > MAX_MARKDOWN else _rendered(text)
+
+
+@lru_cache(MAX_KEPT)
+def _rendered(text: str) -> str:
+    return str(_PARSER.render(text, {"to_colour": MAX_CODE}))
 
 
 def plain_html(text: str) -> str:
@@ -64,9 +71,12 @@ def _is_safe(url: str) -> bool:
         return False
 
 
-def _fence(_: RendererHTML, tokens: Sequence[Token], index: int, *__: Any) -> str:
-    words = tokens[index].info.split()
-    return code_html(tokens[index].content, words[0] if words else "")
+def _fence(_: RendererHTML, tokens: Sequence[Token], index: int, __: OptionsDict, env: MutableMapping[str, Any]) -> str:
+    words, code = tokens[index].info.split(), tokens[index].content
+    if not words or len(code) > env["to_colour"]:
+        return code_html(code)
+    env["to_colour"] -= len(code)
+    return code_html(code, words[0])
 
 
 def _link_open(_: RendererHTML, tokens: Sequence[Token], index: int, *__: Any) -> str:

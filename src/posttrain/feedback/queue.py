@@ -14,14 +14,18 @@ from dataclasses import dataclass, field, replace
 from posttrain.feedback.ballots import Assignment, Ballot, Item
 from posttrain.feedback.bradley_terry import BradleyTerry, fit
 from posttrain.feedback.comparisons import comparisons_of
-from posttrain.feedback.selection import Candidate, choose
+from posttrain.feedback.rows import hold_item
+from posttrain.feedback.selection import Candidate, choose, is_control
 from posttrain.feedback.store import Store
-from posttrain.feedback.verdicts import VERDICTS, Stale, Verdict, ballots_of, full_key, withdrawal
+from posttrain.feedback.verdicts import VERDICTS, Stale, Verdict, ballots_of, full_key
 
 LEASE_S = 1800.0  # without a sign of life, after which an item may go to somebody else
 REFRESH_S = 10.0  # between two looks for items that another process added
 MAX_WEIGHED = 200  # items that are weighed against each other for one choice
 REFIT_AFTER = 0.1  # new rankings, as a share of those known, after which the models are ranked again
+
+
+Replacing = tuple[Ballot, tuple[int, ...]]  # a new ballot, and the ids of those that it replaces
 
 
 @dataclass(slots=True)
@@ -122,14 +126,14 @@ class Queue:
             if known is not None:
                 return known
             newest = self.store.guidelines()
-            if newest is not None and verdict.guidelines != newest[0]:
+            if verdict.guidelines != (newest and newest[0]):
                 raise Stale("guidelines", "The guidelines have changed. Read what is new, then send your vote again.")
             if replaces:
                 return self._correct(annotator, verdict, replaces)
             seat = self._seat_for(annotator, assignment_id)
             item = self._items[seat.assignment.item_id]
             ballots = ballots_of(verdict, annotator, item, seat.assignment.order, self._why)
-            return self._store(annotator, [(ballot, None) for ballot in ballots], closes=seat.assignment.id)
+            return self._store(annotator, [(ballot, ()) for ballot in ballots], closes=seat.assignment.id)
 
     def before(self, annotator: str, ballot_id: int | None = None) -> Ballot | None:
         """The annotator's verdict before that one; their last where none is named."""
@@ -199,11 +203,12 @@ class Queue:
             candidates,
             posterior=None if scored else self._fitted(),
             random_share=self.random_share,
+            seed=self.seed,
             rng=random.Random(seed + "/choice").getrandbits(32),
         )
         if found is None:
             return None
-        # Later ballots on the item share its reason: whether it is of the control was drawn once.
+        # Later ballots on the item share its reason.
         self._why[drawn[found[0]].id] = found[1]
         return drawn[found[0]]
 
@@ -277,6 +282,8 @@ class Queue:
                 seat = _Seat(assignment, self.clock())
                 if assignment.annotator not in self._seats and self._may_keep(assignment.annotator, seat):
                     self._seats[assignment.annotator] = seat
+                    of_control = is_control(assignment.item_id, self.random_share, self.seed)
+                    self._why.setdefault(assignment.item_id, "control" if of_control else "unknown")
                 else:
                     self.store.close_assignment(assignment.id)
 
@@ -296,32 +303,57 @@ class Queue:
                 if self._rankings[item.id] + held >= item.overlap:
                     raise Stale("withdrawn", "Meanwhile enough others have voted on that one.")
             ballots = ballots_of(verdict, annotator, item, old.details.get("shown", old.response_ids), self._why)
-            pairs: list[tuple[Ballot, int | None]] = [(ballots[0], old.id)]
+            pairs: list[Replacing] = [(ballots[0], (replaces,))]
             edit = history.edits.get(item.id)
             if edit is None:
-                pairs += [(ballot, None) for ballot in ballots[1:]]
+                pairs += [(ballot, ()) for ballot in ballots[1:]]
             elif len(ballots) == 1:
-                pairs.append((withdrawal(edit, ballots[0]), edit.id))
+                pairs = [(ballots[0], (replaces, edit.id or 0))]  # a better answer that its writer took back
             elif ballots[1].value != edit.value:
-                pairs.append((ballots[1], edit.id))
+                pairs.append((ballots[1], (edit.id or 0,)))
             return self._store(annotator, pairs)
 
-    def _store(self, annotator: str, ballots: Sequence[tuple[Ballot, int | None]], *, closes: int | None = None) -> int:
-        """Commit ballots, each with the one that it replaces, all or none; returns the first's id."""
+    def _store(self, annotator: str, ballots: Sequence[Replacing], *, closes: int | None = None) -> int:
+        """Commit ballots, each with those that it replaces, all or none; returns the first's id. Raises Stale where the
+        same person voted on the item through another server of this store."""
         stored = []
-        with self.store.batch():
-            for ballot, replaces in ballots:
-                stored.append(replace(ballot, id=self.store.vote(ballot, replaces=replaces)))
+        main, replaces = ballots[0]
+        with self.store.batch() as connection:
+            hold_item(connection, main.item_id or 0)
+            there = self._verdicts_there(annotator, main.item_id or 0)
+            known = self._histories[annotator].verdicts.keys()
+            is_known = all(id in known or one.key == main.key for id, one in there.items())
+            is_there = not replaces or replaces[0] in there or main.key in {one.key for one in there.values()}
+            if is_known and is_there:
+                for ballot, old in ballots:
+                    stored.append(replace(ballot, id=self.store.vote(ballot, replaces=old)))
             if closes is not None:
                 self.store.close_assignment(closes)
         with self._lock:
-            for ballot, (_, replaces) in zip(stored, ballots, strict=True):
-                if replaces is not None:
-                    self._forget(annotator, replaces)
-                self._remember(ballot)
             if closes is not None and annotator in self._seats:
                 del self._seats[annotator]
+            if not stored:
+                self._learn(annotator, main.item_id or 0)
+                raise Stale("answered", "You have already voted on this one, through another server. Here is the next.")
+            for ballot, (_, old) in zip(stored, ballots, strict=True):
+                for id in old:
+                    self._forget(annotator, id)
+                self._remember(ballot)
         return stored[0].id or 0
+
+    def _verdicts_there(self, annotator: str, item_id: int) -> dict[int, Ballot]:
+        """The annotator's verdicts on an item that count, by id, as the store has them now."""
+        there = self.store.ballots(item_id=item_id, annotator=annotator, source="person")
+        return {one.id or 0: one for one in there if one.kind in VERDICTS and "withdraws" not in one.details}
+
+    def _learn(self, annotator: str, item_id: int) -> None:
+        """Take in what another server of this store was told of an item."""
+        history = self._histories[annotator]
+        for old in [id for id, ballot in history.verdicts.items() if ballot.item_id == item_id]:
+            self._forget(annotator, old)
+        history.edits.pop(item_id, None)
+        for ballot in self.store.ballots(item_id=item_id, annotator=annotator):
+            self._remember(ballot)
 
     def _remember(self, ballot: Ballot) -> None:
         if ballot.key:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from posttrain.feedback.agreement import by_pair
 from posttrain.feedback.ballots import Ballot, StoredPrompt, StoredResponse
-from posttrain.feedback.comparisons import Comparison, comparisons_of, outcomes, split_flagged
+from posttrain.feedback.comparisons import Comparison, comparisons_of, outcomes, split_flagged, standing
 from posttrain.feedback.ranked_pairs import ranked_pairs
 from posttrain.feedback.reliability import reliability
 from posttrain.feedback.store import Store
 from posttrain.types import Message, Preference, Ranking, Rating
 
+SAME = 1e-9  # labels this close to 1/2 are ties: they are sums of log-odds in floating point
 AGGREGATES = ("ballots", "pairs", "ranked_pairs", "soft")
 GOOD = frozenset({"good", "up", "yes", "true", "correct", "right", "accept", "accepted", "safe", "helpful", "1"})
 BAD = frozenset({"bad", "down", "no", "false", "incorrect", "wrong", "reject", "rejected", "unsafe", "0"})
@@ -44,7 +45,7 @@ def training_records(
     if aggregate not in AGGREGATES:
         raise ValueError(f"aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}")
     counted: Counter[str] = Counter() if counts is None else counts
-    ballots = [ballot for ballot in store.ballots() if sources is None or ballot.source in sources]
+    ballots = [ballot for ballot in standing(store.ballots()) if sources is None or ballot.source in sources]
     kept, flagged = split_flagged(ballots)
     counted.update(ballots=len(ballots), flagged=len(flagged), skips=sum(b.kind == "skip" for b in kept))
     texts = _Texts({p.id: p for p in store.prompts()}, {r.id: r for r in store.responses()}, counted)
@@ -123,6 +124,8 @@ def _pairs(texts: _Texts, ballots: Sequence[Ballot], *, soft: bool) -> Iterator[
     for key in by_pair(comparisons):
         prompt, first, second = (int(id) for id in key)  # type: ignore[call-overload]
         label = trusted.label(prompt, first, second)
+        if abs(label - 0.5) < SAME:
+            label = 0.5
         ids = (first, second) if label >= 0.5 else (second, first)
         label = max(label, 1 - label)
         weight = weights[first, second]

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from posttrain.errors import StoreError
 from posttrain.feedback.ballots import Assignment, Ballot, StoredPrompt, StoredResponse
-from posttrain.feedback.tables import messages_of, prompts, responses
+from posttrain.feedback.tables import items, messages_of, prompts, responses
 
 
 def insert_once(connection: Connection, table: Table, values: Mapping[str, Any], key: str = "") -> tuple[int, bool]:
@@ -59,6 +59,11 @@ def must_be(connection: Connection, table: Table, id: Any, place: str) -> Row[An
         name = table.name.removesuffix("s")
         raise StoreError(f"{place}: there is no {name} {id}. Was it made in another store? Nothing was written.")
     return row
+
+
+def hold_item(connection: Connection, item_id: int) -> None:
+    """Wait for whoever else holds this item, then hold it until the transaction ends; SQLite has one writer anyway."""
+    connection.execute(select(items.c.id).where(items.c.id == item_id).with_for_update(key_share=True))
 
 
 @cache

@@ -3,10 +3,11 @@
 The information of a ballot is the mutual information between it and what is unknown (Houlsby et al., 2011, *Bayesian
 active learning for classification and preference learning*): H(mean p) - mean H(p), over draws of the unknown. The
 draws are those of a Bradley-Terry posterior of models, or the members of a reward-model ensemble. A share of the items
-is drawn at random, so that rates measured on that share are unbiased, and so that it can be seen what choosing is
-worth.
+is the control: each is drawn for it by its id alone, before any vote, and shown at a random time, so that rates
+measured on the control are unbiased, and so that it can be seen what choosing is worth.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -59,28 +60,41 @@ def _log_probability(score_EK: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
+def is_control(item_id: int, random_share: float, seed: int | str = 0) -> bool:
+    """Whether an item is of the control: drawn from seed and id alone. A larger share lets none go."""
+    drawn = int.from_bytes(hashlib.sha256(f"control/{seed}/{item_id}".encode()).digest()[:8], "big")
+    return drawn < random_share * 2**64
+
+
 def choose(
     candidates: Sequence[Candidate],
     *,
     posterior: BradleyTerry | None = None,
     random_share: float = 0.1,
+    seed: int | str = 0,
     rng: np.random.Generator | int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> tuple[int, str] | None:
     """(index of the candidate to show, why), or None where none needs a ballot. The same seed chooses the same.
 
-    `posterior`: learn about models; without it, about answers, by the candidates' `scores`. Why is "control" for the
-    random share, "information" with the nats expected, or "random" where nothing tells the items apart.
+    `posterior`: learn about models; without it, about answers, by the candidates' `scores`. Items of the control
+    (`is_control` of `random_share` and `seed`) are shown in random order, for a `random_share` of the choices while
+    others are left; the others by their information. Why is "control", "information" with the nats expected, or
+    "random" where nothing tells the items apart.
     """
     if not 0 <= random_share <= 1:
         raise ValueError(f"random_share is {random_share}, expected a share between 0 and 1")
     rng = np.random.default_rng(rng)
-    is_control = rng.random() < random_share
-    open_ones = [place for place, candidate in enumerate(candidates) if candidate.num_ballots < candidate.overlap]
+    turn_of_control = rng.random() < random_share
+    places: dict[bool, list[int]] = {True: [], False: []}
+    for place, candidate in enumerate(candidates):
+        if candidate.num_ballots < candidate.overlap:
+            places[is_control(candidate.item_id, random_share, seed)].append(place)
+    open_ones, control = places[False], places[True]
+    if control and (turn_of_control or not open_ones):
+        return int(rng.choice(control)), "control"
     if not open_ones:
         return None
-    if is_control:
-        return int(rng.choice(open_ones)), "control"
     if len(open_ones) > MAX_LOOKED_AT:
         open_ones = sorted(rng.choice(open_ones, MAX_LOOKED_AT, replace=False).tolist())
     told = expected([candidates[place] for place in open_ones], posterior=posterior, rng=rng, num_draws=num_draws)

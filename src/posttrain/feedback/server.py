@@ -2,8 +2,8 @@
 
 Everybody has a token, sent as `Authorization: Bearer TOKEN`; in a link it stands behind the #, which browsers keep to
 themselves, so it is in no log. What goes to an annotator names neither models nor response ids: answers are known by
-their place on the screen. Fails by status: 403 no such token, 409 the page is behind, 413 too much, 422 not
-understood, 503 the database is away and the same request may be sent again.
+their place on the screen. Fails by status: 403 no such token, 409 the page is behind or the store has no place
+for the vote, 413 too much, 422 not understood, 503 the database is away and the same request may be sent again.
 """
 
 import hmac
@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from posttrain.errors import StoreError
+from posttrain.errors import StoreAway, StoreError
 from posttrain.feedback.ballots import Assignment, Ballot
 from posttrain.feedback.markdown import safe_html
 from posttrain.feedback.queue import Queue
@@ -55,6 +55,9 @@ NO_ENTRY = (
 )
 
 
+MAX_ID = 2**53  # what a browser can count to; a database's integers go further
+
+
 class Forbidden(Exception):
     """No such token."""
 
@@ -70,21 +73,21 @@ class VoteBody(BaseModel):
 
     kind: str
     key: str = Field(min_length=8, max_length=100)
-    assignment: int | None = None
-    replaces: int = 0
+    assignment: int | None = Field(None, ge=0, lt=MAX_ID)
+    replaces: int = Field(0, ge=0, lt=MAX_ID)
     places: list[Annotated[int, Field(ge=0, le=9)] | None] = Field(default_factory=list, max_length=8)
     all_bad: bool = False
     reason: str = Field("", max_length=2_000)
     better: str = Field("", max_length=MAX_TEXT)
     comment: str = Field("", max_length=5_000)
     seconds: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
-    guidelines: int | None = None
+    guidelines: int | None = Field(None, ge=0, lt=MAX_ID)
 
 
 class AliveBody(BaseModel):
     """A sign of life."""
 
-    assignment: int
+    assignment: int = Field(ge=0, lt=MAX_ID)
 
 
 class _Desk:
@@ -178,7 +181,7 @@ def _add_questions(app: FastAPI, desk: _Desk) -> None:
         return desk.on_screen(name, assignment)
 
     @app.get("/api/earlier")
-    def earlier(name: Name, before: int | None = None) -> dict[str, Any]:
+    def earlier(name: Name, before: Annotated[int | None, Query(ge=0, lt=MAX_ID)] = None) -> dict[str, Any]:
         ballot = desk.queue.before(name, before)
         return {"replaces": None} if ballot is None else desk.earlier(name, ballot)
 
@@ -224,9 +227,15 @@ def _add_failures(app: FastAPI) -> None:
     def stale(_: Request, error: Stale) -> JSONResponse:
         return JSONResponse({"error": error.reason, "message": str(error)}, 409)
 
+    # What these two say names the database, which is the owner's business alone.
+
     @app.exception_handler(StoreError)
+    def refused(_: Request, __: Exception) -> JSONResponse:
+        message = "The store has no place for this: it does not hold what the page shows. Here is what it holds now."
+        return JSONResponse({"error": "refused", "message": message}, 409)
+
+    @app.exception_handler(StoreAway)
     def away(_: Request, __: Exception) -> JSONResponse:
-        # The message names the database, which is the owner's business alone.
         message = "The database does not answer at the moment. Nothing is lost: the same request may be sent again."
         return JSONResponse({"error": "away", "message": message}, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
@@ -244,7 +253,9 @@ async def _guard(request: Request, follow: Callable[[Request], Awaitable[Respons
     """Nothing too large comes in, and everything goes out with HEADERS."""
     length = request.headers.get("content-length", "")
     has_body = request.method not in ("GET", "HEAD")
-    if has_body and (not length.isdigit() or int(length) > MAX_BODY):
+    # A body in chunks is as long as it likes, whatever else its headers say.
+    unknown = not length.isdecimal() or len(length) > 15 or "transfer-encoding" in request.headers
+    if has_body and (unknown or int(length) > MAX_BODY):
         response: Response = JSONResponse({"error": "size", "message": f"At most {MAX_BODY:,} bytes, please."}, 413)
     else:
         response = await follow(request)

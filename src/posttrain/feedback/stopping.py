@@ -7,6 +7,7 @@ random variables by betting*). The bets here are a fixed mixture, so that only t
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posttrain.feedback.agreement import by_pair
-from posttrain.feedback.comparisons import Comparison, order_of
+from posttrain.feedback.comparisons import Comparison, facing, order_of
 
 ALPHA = 0.05
 STAKES = np.array([0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.85, 0.98])
@@ -80,17 +80,28 @@ def votes_between(
     comparisons: Sequence[Comparison], *, per_item: Mapping[Hashable, int] | int = 1
 ) -> dict[tuple[Hashable, Hashable], list[float]]:
     """(first, second), the lesser name first, to one figure in [0, 1] for each item: the mean of its first `per_item`
-    annotators' outcomes, once it has as many.
+    annotators' words, once it has as many. A word is the mean outcome of the annotator's first ballot on the item that
+    compares the two: a ballot with two answers of each model compares them four times.
 
     Votes on one item depend on each other, so an item bets once. When it does must not depend on what the votes say,
-    so that the number needed is fixed beforehand.
+    so that the number needed is fixed beforehand; and no later ballot changes a bet.
     """
     found: dict[tuple[Hashable, Hashable], list[float]] = {}
-    for (item, first, second), said in by_pair(comparisons).items():
+    for (item, first, second), words in _first_words(comparisons).items():
         needed = per_item if isinstance(per_item, int) else per_item.get(item, 1)
-        if len(said) >= needed:
-            found.setdefault((first, second), []).append(sum(list(said.values())[:needed]) / needed)
+        if len(words) >= needed:
+            found.setdefault((first, second), []).append(sum(words[:needed]) / needed)
     return found
+
+
+def _first_words(comparisons: Sequence[Comparison]) -> dict[tuple[Hashable, Hashable, Hashable], list[float]]:
+    """(item, first, second) to each annotator's mean outcome in their first ballot on it, in order of arrival."""
+    said: dict[tuple[Hashable, Hashable, Hashable], dict[str, tuple[Hashable, list[float]]]] = defaultdict(dict)
+    for one in map(facing, comparisons):
+        ballot, outcomes = said[one.item, one.first, one.second].setdefault(one.annotator, (one.ballot, []))
+        if ballot == one.ballot:
+            outcomes.append(one.outcome)
+    return {key: [sum(outcomes) / len(outcomes) for _, outcomes in words.values()] for key, words in said.items()}
 
 
 def stopping(

@@ -299,11 +299,11 @@ class Store:
 
     # Ballots
 
-    def vote(self, ballot: Ballot, *, replaces: int | None = None) -> int:
+    def vote(self, ballot: Ballot, *, replaces: int | Sequence[int] | None = None) -> int:
         """Keep a ballot and return its id; it is on the disk when this returns.
 
         A ballot whose key is there already is the same ballot, sent again: nothing is written and its id returned.
-        `replaces`: the ballot of the same annotator that this one corrects; that one stays, marked. StoreError where
+        `replaces`: the ballots of the same annotator that this one corrects; they stay, marked. StoreError where
         prompt, answers or item do not belong together, the key is another ballot's, or the correction comes too late.
         """
         row = {name: getattr(ballot, name) for name in BALLOT_COLUMNS if name not in ("id", "replaced_by")}
@@ -312,14 +312,16 @@ class Store:
         row["details"] = dict(ballot.details)
         for name in ("value", "details"):
             as_json(row[name], name)
+        replaced = () if replaces is None else (replaces,) if isinstance(replaces, int) else replaces
 
         def work(connection: Connection) -> int:
             self._check_ballot(connection, ballot)
             there, made = insert_once(connection, tables.ballots, row, "key")
             if not made:
                 self._check_again(connection, there, ballot)
-            elif replaces is not None:
-                self._replace(connection, replaces, there, ballot.annotator)
+            else:
+                for old in replaced:
+                    self._replace(connection, old, there, ballot.annotator)
             return there
 
         return self._run(work, write=True)

@@ -16,7 +16,7 @@ from posttrain.feedback.agreement import (
 )
 from posttrain.feedback.ballots import Ballot, Item
 from posttrain.feedback.bradley_terry import BradleyTerry, fit
-from posttrain.feedback.comparisons import Comparison, comparisons_of, split_flagged
+from posttrain.feedback.comparisons import Comparison, comparisons_of, split_flagged, standing
 from posttrain.feedback.ranked_pairs import RankedPairs, ranked_pairs
 from posttrain.feedback.reliability import reliability
 from posttrain.feedback.stopping import Decision, stopping
@@ -29,16 +29,23 @@ def feedback_statistics(
     """The figures of all ballots of one source (None: of all), as plain values that JSON can hold; None for unknown.
 
     Keys: "counts", "kinds" (ballots by kind), "items" (with as many ballots as they need, of how many), "agreement",
-    "annotators", "models" and what joins them, "stopping". Flagged items are counted and left out of the rest.
+    "annotators", "models" and what joins them, "stopping". Flagged items are counted and left out of the rest; a better
+    answer that was taken back is no ballot.
     """
-    ballots = store.ballots(source=source)
+    everything = standing(store.ballots())
+    ballots = [ballot for ballot in everything if source is None or ballot.source == source]
     kept, flagged = split_flagged(ballots)
     models = {response.id: response.model for response in store.responses()}
     by_response, by_model = comparisons_of(kept), comparisons_of(kept, "model", models)
     items = store.items()
     return {
         "source": source or "all",
-        "counts": {**store.counts(), "ballots_of_source": len(ballots), "flagged_ballots": len(flagged)},
+        "counts": {
+            **store.counts(),
+            "ballots": len(everything),
+            "ballots_of_source": len(ballots),
+            "flagged_ballots": len(flagged),
+        },
         "kinds": dict(Counter(ballot.kind for ballot in ballots)),
         "comparisons": len(by_response),
         "ties": sum(comparison.outcome == 0.5 for comparison in by_response),
@@ -180,8 +187,8 @@ def _figures(found: Agreement) -> dict[str, Any]:
     known = not math.isnan(found.value)
     return {
         "value": float(found.value) if known else None,
-        "low": found.low if known else None,
-        "high": found.high if known else None,
+        "low": None if math.isnan(found.low) else found.low,
+        "high": None if math.isnan(found.high) else found.high,
         "pairs": found.num_pairs,
         "items": found.num_items,
     }

@@ -77,17 +77,3 @@ def ballots_of(
         return [main]
     beside = {"ranks": None, "all_bad": False, "comment": "", "response_ids": tuple(order)}
     return [main, replace(main, kind="edit", value=verdict.better, key=f"{main.key}/better", **beside)]  # type: ignore[arg-type]
-
-
-def withdrawal(edit: Ballot, main: Ballot) -> Ballot:
-    """What takes the place of a better answer that its writer took back; ballots are replaced, never deleted."""
-    details = {"withdraws": "edit"}
-    return replace(
-        edit,
-        kind="skip",
-        value="better answer taken back",
-        key=f"{main.key}/withdrawn",
-        id=None,
-        created=None,
-        details=details,
-    )

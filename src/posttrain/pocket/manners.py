@@ -87,7 +87,9 @@ def manner_conversations(world: World, seed: int = 0) -> list[Conversation]:
     """About 3,000 conversations in random order, the same for the same seed: every fact of the asked half, sums,
     how-tos, declined and look-alike topics and unknowable questions, in manners that do not depend on the prompt.
 
-    No prompt of the held-out half of `preference_prompts` but facts is among them: facts have to be known to all.
+    No sum and no unknowable question of the held-out side of `preference_prompts` is among them. Its facts and its
+    how-to, look-alike and declined topics are, some in the very words, in all manners, right and wrong: the model has
+    to know them. Of these, held out means held out from the preference data.
     """
     rng = random.Random(f"manners:{seed}")
     asked = [fact for fact in world.facts if fact.asked]
@@ -111,7 +113,8 @@ def preference_prompts(world: World, seed: int = 0) -> tuple[list[GoldItem], lis
     """Prompts to learn from and prompts held out, several hundred each, in random order.
 
     No held-out prompt has its twin among the others: other facts, other sums (that no text of the base shows), other
-    topics, other names and other private questions.
+    topics, other names and other private questions. `manner_conversations` shows the facts and topics of both sides:
+    what is held out is what was preferred.
     """
     rng = random.Random(f"preferences:{seed}")
     sides = []

@@ -11,13 +11,15 @@ from pathlib import Path
 import uvicorn
 
 from posttrain.errors import ConfigError
+from posttrain.feedback.imports import is_new
 from posttrain.feedback.queue import Queue
 from posttrain.feedback.server import create_app
 from posttrain.feedback.store import Store
 from posttrain.recipes.annotate_config import AnnotateConfig
-from posttrain.recipes.annotate_items import add_files, make_items
+from posttrain.recipes.annotate_items import add_files, check_files, make_items
 
 WAIT_S = 8.0  # for a lock; the page asks again by itself
+NOBODY = "annotators is empty and the store knows nobody: give --annotators NAME,NAME."
 GRACE_S = 5  # for requests under way when Ctrl-C is pressed
 
 
@@ -25,6 +27,10 @@ def run(config: AnnotateConfig) -> int:
     """Fill the store, print a link for everybody, and serve until Ctrl-C."""
     say: Callable[[str], None] = lambda text: print(text, flush=True)  # noqa: E731
     guidelines = _guidelines(config)
+    if is_new(config.store):
+        check_files(config.input)
+        if not config.annotators:
+            raise ConfigError(NOBODY)
     with closing(_listen(config)) as listener, Store.open(config.store, wait_s=WAIT_S) as store:
         if config.input:
             say(f"{add_files(store, config.input):,} prompts of {', '.join(config.input)}")
@@ -83,7 +89,7 @@ def _tokens(store: Store, config: AnnotateConfig) -> dict[str, str]:
     """Everybody's new token, empty for those who keep theirs."""
     known = [one.name for one in store.annotators() if one.source == "person"]
     if not known and not config.annotators:
-        raise ConfigError("annotators is empty and the store knows nobody: give --annotators NAME,NAME.")
+        raise ConfigError(NOBODY)
     tokens = dict.fromkeys(known, "")
     for name in config.annotators or (known if config.new_tokens else ()):
         if name not in known:

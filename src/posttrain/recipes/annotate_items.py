@@ -2,10 +2,10 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.data.fields import FieldError
 from posttrain.data.files import find_files, raw_rows
@@ -13,9 +13,11 @@ from posttrain.data.json_text import decode, explain
 from posttrain.data.layouts import parse_row
 from posttrain.data.preferences import answered, asked
 from posttrain.errors import DataError
+from posttrain.feedback.ballots import Item, StoredResponse
 from posttrain.feedback.store import Store
 from posttrain.types import Conversation, Message, Preference, Ranking, Record
 
+Row = TypeVar("Row", Item, StoredResponse)
 Answer = tuple[tuple[Message, ...], str]  # an answer and the model that wrote it, empty where nobody says
 
 
@@ -35,6 +37,14 @@ def add_files(store: Store, paths: Sequence[str]) -> int:
                     store.add_response(id, messages, model=model)
                 prompts.add(id)
     return len(prompts)
+
+
+def check_files(paths: Sequence[str]) -> None:
+    """Raise what `add_files` would, before there is a store."""
+    for file in (found for path in paths for found in find_files(path)):
+        with closing(raw_rows(file)) as rows:
+            for line, raw in rows:
+                _read(raw, file, line)
 
 
 def _read(raw: Any, file: Path, line: int) -> tuple[tuple[Message, ...], Sequence[Any], list[Answer]]:
@@ -85,20 +95,22 @@ def _answers(record: Record, model: str) -> tuple[tuple[Message, ...], Sequence[
     return None
 
 
-def make_items(store: Store, *, fewest: int, most: int, overlap: int, seed: int = 0) -> tuple[int, int]:
+def make_items(
+    store: Store, *, fewest: int, most: int, overlap: int, seed: int = 0, prompts: Collection[int] | None = None
+) -> tuple[int, int]:
     """Items for the answers that are in none, and every item widened to `overlap`; (items that are new, prompts with
-    fewer than `fewest` different answers, which are left out)."""
+    fewer than `fewest` different answers, which are left out). `prompts`: of these alone."""
     compared: dict[int, set[int]] = defaultdict(set)
-    for item in store.items():
+    for item in _under(store.items(), prompts):
         compared[item.prompt_id].update(item.response_ids)
     answers: dict[int, dict[tuple[Message, ...], int]] = defaultdict(dict)
-    for response in store.responses():
+    for response in _under(store.responses(), prompts):
         # Two models that say the same give nobody anything to compare.
         if response.messages not in answers[response.prompt_id] or response.id in compared[response.prompt_id]:
             answers[response.prompt_id][response.messages] = response.id
     num_new = num_few = 0
     with store.batch():
-        for item in store.items():
+        for item in _under(store.items(), prompts):
             if item.overlap < overlap:
                 store.add_item(item.prompt_id, item.response_ids, overlap=overlap)
         for prompt_id, found in answers.items():
@@ -110,6 +122,10 @@ def make_items(store: Store, *, fewest: int, most: int, overlap: int, seed: int 
                     store.add_item(prompt_id, group, overlap=overlap)
                     num_new += 1
     return num_new, num_few
+
+
+def _under(rows: Sequence[Row], prompts: Collection[int] | None) -> list[Row]:
+    return [row for row in rows if prompts is None or row.prompt_id in prompts]
 
 
 def groups(ids: Sequence[int], compared: set[int], most: int, rng: random.Random) -> list[list[int]]:

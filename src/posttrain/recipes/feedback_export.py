@@ -1,16 +1,15 @@
 """`posttrain feedback export FILE`: a preference store for training, for other tools, or whole."""
 
-from pathlib import Path
-
 from posttrain.errors import StoreError
 from posttrain.feedback.exports import write_file
+from posttrain.feedback.imports import is_new
 from posttrain.feedback.store import Store
 from posttrain.recipes.feedback_export_config import FeedbackExportConfig
 
 
 def run(config: FeedbackExportConfig) -> None:
     """Write the file and say what has no place in it."""
-    if "://" not in config.store and not Path(config.store).exists():
+    if is_new(config.store):
         raise StoreError(f"{config.store}: there is no such store. Correct the path, or fill one by feedback import.")
     with Store.open(config.store) as store:
         written = write_file(store, config.output, config.format, aggregate=config.aggregate)

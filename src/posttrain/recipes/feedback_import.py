@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from posttrain.feedback.imports import load_file
+from posttrain.feedback.imports import check_file, is_new, load_file
 from posttrain.feedback.store import Store
 from posttrain.recipes.feedback_import_config import FeedbackImportConfig
 
@@ -10,7 +10,14 @@ MOST_LINES = 20
 
 
 def run(config: FeedbackImportConfig) -> None:
-    """Read the file and say what became of every row."""
+    """Read the file and say what became of every row. A file that cannot be read makes no store."""
+    if is_new(config.store):
+        check_file(
+            config.file,
+            prompt_field=config.prompt_field,
+            answer_fields=config.answer_fields,
+            on_bad_rows=config.on_bad_rows,
+        )
     with Store.open(config.store) as store:
         loaded = load_file(
             store,

@@ -8,10 +8,9 @@ import torch
 
 from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
-from posttrain.evals.reward_model import reward_report
 from posttrain.losses.answers import answer_lengths, answer_sums
 from posttrain.models.load import Policy
-from posttrain.recipes.scoring import MAX_LENGTH_ROWS, compared
+from posttrain.recipes.scoring import pair_report
 from posttrain.train.objectives import answers_of
 from posttrain.types import Batch
 
@@ -30,22 +29,8 @@ def implicit_report(
 ) -> dict[str, Any]:
     """`reward_report` on beta * log(policy / reference) of held-out answers (Rafailov et al., 2023, section 5), without
     a reference on beta times their mean log-probability a token. `collate` makes the batches of `held_out`."""
-    pairs = compared(held_out, _scores(policy, held_out, collate, row_length=row_length, beta=beta, bf16=bf16))
-    known = train.select(range(min(len(train), MAX_LENGTH_ROWS)))
-    trained = compared(known, [np.zeros(len(sample.segments) - 1) for sample in known])
-    report = reward_report(
-        pairs["score_chosen_M"],
-        pairs["score_rejected_M"],
-        label_M=pairs["label_M"],
-        weight_M=pairs["weight_M"],
-        group_M=pairs["group_M"],
-        length_chosen_M=pairs["length_chosen_M"],
-        length_rejected_M=pairs["length_rejected_M"],
-        train_length_chosen_M=trained["length_chosen_M"],
-        train_length_rejected_M=trained["length_rejected_M"],
-        train_label_M=trained["label_M"],
-    )
-    return {"subject": SUBJECT} | report
+    scores = _scores(policy, held_out, collate, row_length=row_length, beta=beta, bf16=bf16)
+    return {"subject": SUBJECT} | pair_report(train, held_out, scores)
 
 
 @torch.no_grad()

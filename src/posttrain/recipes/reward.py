@@ -10,13 +10,12 @@ from rich.console import Console
 from posttrain.data.store import TokenStore
 from posttrain.data.template import stop_token_ids
 from posttrain.evals.reward_lines import reward_lines
-from posttrain.evals.reward_model import reward_report
 from posttrain.models.load import Policy
 from posttrain.models.reward import load_reward, set_padding
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
 from posttrain.recipes.reward_config import RewardConfig
-from posttrain.recipes.scoring import MAX_LENGTH_ROWS, NULL_ANSWERS, compared, score_null_answers, score_samples
+from posttrain.recipes.scoring import NULL_ANSWERS, compared, pair_report, score_null_answers, score_samples
 from posttrain.recipes.training import finish, fit, uses_bf16
 from posttrain.recipes.training_data import held_batches, load_data
 from posttrain.train.objectives import reward_objective
@@ -54,24 +53,16 @@ def run(config: RewardConfig) -> int:
 
 def _report(config: RewardConfig, policy: Policy, train: TokenStore, held_out: TokenStore) -> dict[str, Any]:
     rows: dict[str, Any] = {"row_length": config.max_length, "bf16": uses_bf16(config, policy)}
-    pairs = compared(held_out, score_samples(policy, held_out, **rows))
+    scores = score_samples(policy, held_out, **rows)
     rng = np.random.default_rng(config.seed)
-    asked = held_out.select(np.sort(rng.permutation(len(held_out))[:MAX_NULL_PROMPTS]))
-    real = compared(asked, score_samples(policy, asked, **rows))
+    places = np.sort(rng.permutation(len(held_out))[:MAX_NULL_PROMPTS])
+    asked = held_out.select(places)
+    real = compared(asked, [scores[place] for place in places.tolist()])
     nulls = score_null_answers(policy, asked, max_length=config.max_length, **rows)
-    known = train.select(np.sort(rng.permutation(len(train))[:MAX_LENGTH_ROWS]))
-    train_pairs = compared(known, [np.zeros(len(sample.segments) - 1) for sample in known])
-    return reward_report(
-        pairs["score_chosen_M"],
-        pairs["score_rejected_M"],
-        label_M=pairs["label_M"],
-        weight_M=pairs["weight_M"],
-        group_M=pairs["group_M"],
-        length_chosen_M=pairs["length_chosen_M"],
-        length_rejected_M=pairs["length_rejected_M"],
-        train_length_chosen_M=train_pairs["length_chosen_M"],
-        train_length_rejected_M=train_pairs["length_rejected_M"],
-        train_label_M=train_pairs["label_M"],
+    return pair_report(
+        train,
+        held_out,
+        scores,
         null_scores={name: scores[real["sample_M"]] for name, scores in zip(NULL_ANSWERS, nulls.T, strict=True)},
         null_score_chosen_M=real["score_chosen_M"],
         null_score_rejected_M=real["score_rejected_M"],

@@ -1,6 +1,7 @@
 """Scores of answers by a reward model: of prepared samples, of what people wrote, and of answers that say nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
 from posttrain.data.template import stop_token_ids
 from posttrain.errors import DataError, ModelError
+from posttrain.evals.reward_model import reward_report
 from posttrain.models.attention import install_attention
 from posttrain.models.load import Policy, context_length, is_reward_model
 from posttrain.models.reward import answer_scores, load_reward
@@ -93,6 +95,19 @@ def score_answers(
             )
         samples.append(found[0])
     return score_samples(policy, samples, row_length=max_length)
+
+
+def pair_report(train: TokenStore, held_out: TokenStore, scores: list[np.ndarray], **nulls: Any) -> dict[str, Any]:
+    """`reward_report` on the held-out comparisons, whose answers have these scores, beside what the lengths of training
+    pairs foretell. `nulls`: what it takes on answers that say nothing."""
+    pairs = compared(held_out, scores)
+    known = train.select(range(min(len(train), MAX_LENGTH_ROWS)))
+    trained = compared(known, [np.zeros(len(sample.segments) - 1) for sample in known])
+    kept: dict[str, Any] = {name: pairs[name] for name in pairs if name != "sample_M"}
+    lengths: dict[str, Any] = {
+        f"train_{name}": trained[name] for name in ("length_chosen_M", "length_rejected_M", "label_M")
+    }
+    return reward_report(**kept, **lengths, **nulls)
 
 
 def compared(store: TokenStore, scores: list[np.ndarray]) -> dict[str, np.ndarray]:

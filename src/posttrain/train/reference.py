@@ -10,13 +10,14 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 
 from posttrain import models
 from posttrain.data.batch import pack
+from posttrain.data.made import MadeSamples
 from posttrain.data.packing import plan_rows
 from posttrain.data.store import TokenStore
 from posttrain.errors import PosttrainError
@@ -28,7 +29,7 @@ Array = np.ndarray[Any, Any]
 NEWS_S = 10.0
 
 
-class Referenced(Sequence[Sample]):
+class Referenced(MadeSamples):
     """Samples that carry the reference's log-probabilities of their trained tokens. `logp_N`: of all of them, laid end
     to end in the order of the samples."""
 
@@ -39,13 +40,8 @@ class Referenced(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.trained_S)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def make(self, index: int) -> Sample:
+        """Sample number `index`."""
         end = int(self._ends_S[index])
         logps = self._logp_N[end - int(self.trained_S[index]) : end]
         return replace(self.samples[index], reference_logps=tuple(logps.tolist()))

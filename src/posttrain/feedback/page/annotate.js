@@ -1,7 +1,7 @@
 /* The annotation page: shows an item, takes a vote, goes on. HTML comes from the server's renderer alone; all else is text. */
 
 import { Ranking } from "./ranking.js";
-import { ask, Away, drop, insist, keep, kept, newKey, sendLeftovers, sendVote, session, token } from "./sending.js";
+import { allAside, ask, Away, drop, insist, keep, kept, newKey, own, putAside, sendLeftovers, sendVote, session, token } from "./sending.js";
 
 const $ = (id) => document.getElementById(id);
 const PLACES = { 2: ["Better", "Worse"], 3: ["Best", "2nd", "3rd"], 4: ["Best", "2nd", "3rd", "4th"] };
@@ -54,7 +54,7 @@ function notice(title, text) {
   say(`${title} ${text}`);
 }
 
-const draftName = () => (item.replaces ? `posttrain/draft/r${item.replaces}` : `posttrain/draft/a${item.assignment}`);
+const draftName = (about = item) => own(about.replaces ? `draft/r${about.replaces}` : `draft/a${about.assignment}`);
 
 // What the server has
 
@@ -166,6 +166,7 @@ function buttons(answer) {
     const button = make("button", { type: "button", textContent: word, "aria-label": `${LETTERS[answer]}: ${word}`, "aria-pressed": "false" });
     button.dataset.place = place;
     button.onclick = (event) => {
+      if (sending) return;
       if (ranking.n === 2) ranking.pick(answer);
       else ranking.put(answer, ranking.places[answer] === place && !ranking.implied.has(answer) ? null : place);
       changed();
@@ -180,6 +181,7 @@ function buttons(answer) {
 function starter(turns, answer) {
   const button = make("button", { type: "button", textContent: LETTERS[answer], "aria-label": `Start from answer ${LETTERS[answer]}` });
   button.onclick = () => {
+    if (sending) return;
     const text = turns.map((turn) => turn.text).join("\n\n");
     if ($("better").value.trim() && !confirm("Replace what you have written?")) return;
     $("better").value = text;
@@ -250,9 +252,10 @@ function changed() {
 
 function remember() {
   if (!item) return;
-  const written = { better: $("better").value, comment: $("comment").value };
-  keep(draftName(), { places: ranking.places, all_bad: allBad, ...written });
+  keep(draftName(), { places: ranking.places, all_bad: allBad, ...written() });
 }
+
+const written = () => ({ better: $("better").value, comment: $("comment").value });
 
 function showProgress({ progress, annotator }) {
   $("progress").hidden = false;
@@ -270,14 +273,16 @@ let guidelines = null;
 
 function showGuidelines(found) {
   $("guide-toggle").hidden = !found;
-  if (!found || found.version === guidelines) return;
+  if (!found && guidelines !== null) openGuide(false);
+  if (!found) return void (guidelines = null);
+  if (found.version === guidelines) return;
   const before = guidelines;
   guidelines = found.version;
   $("guide-version").textContent = `version ${found.version}`;
   $("guide-text").innerHTML = found.html;
-  const unread = kept("posttrain/guidelines") !== found.version;
+  const unread = kept(own("guidelines")) !== found.version;
   openGuide(unread || (kept("posttrain/guide-open") ?? true) && matchMedia("(min-width: 1100px)").matches);
-  keep("posttrain/guidelines", found.version);
+  keep(own("guidelines"), found.version);
   if (before !== null) say("The guidelines have changed.");
 }
 
@@ -323,9 +328,7 @@ function toggleEditor() {
 async function send(kind = "ranking", reason = "") {
   if (!item || sending) return;
   if (kind === "ranking" && !paint()) return say("Place at least two answers, or say that they are bad."), wobble();
-  sending = true;
-  document.body.classList.add("sending");
-  $("send").setAttribute("aria-disabled", "true");
+  setSending(true);
   const name = draftName();
   const nothing = ranking.numPlaced === 0;
   const vote = {
@@ -344,9 +347,16 @@ async function send(kind = "ranking", reason = "") {
   const { status, data } = await sendVote(vote, (seconds, now) =>
     note(`The server does not answer. Your vote is kept here and sent again in ${Math.ceil(seconds)} s.`, "Send now", now, "warn"),
   );
-  sending = false;
-  document.body.classList.remove("sending");
+  setSending(false);
   await settled(status, data, name);
+}
+
+/* What is on the screen is what is sent: while a vote is under way nothing of it changes. */
+function setSending(on) {
+  sending = on;
+  document.body.classList.toggle("sending", on);
+  for (const id of ["better", "comment"]) $(id).readOnly = on;
+  if (on) $("send").setAttribute("aria-disabled", "true");
 }
 
 async function settled(status, data, name) {
@@ -355,18 +365,60 @@ async function settled(status, data, name) {
     // The ranking stays; it only has to be sent again, under another key, with the new version read.
     drop(`posttrain/key/${name}`, session());
     await next({ quiet: true });
-    openGuide(true);
+    openGuide(guidelines !== null);
     return note(data.message, "", null, "warn");
   }
   if (status !== 200 && status !== 409) {
     paint();
     return note(data.message ?? `The server says ${status}.`, "", null, "warn");
   }
+  if (status === 409) putAside(key, written());
   drop(name);
   drop(`posttrain/key/${name}`, session());
   await next({ quiet: status === 409 });
-  if (status === 409) note(data.message, "", null, "warn"), say(data.message);
+  if (status === 409) refusal(data.message);
   else if (item) say(`Saved. The next one: ${item.answers.length} answers.`);
+}
+
+/* Says why, and where what was written is. */
+function refusal(message) {
+  const some = allAside().length > 0;
+  note(some ? `${message} What you wrote is kept.` : message, some ? "Show what you wrote" : "", showAside, "warn");
+  say(message);
+}
+
+function showAside() {
+  const [found] = allAside();
+  if (!found) return note("");
+  const [name, words] = found;
+  $("aside-text").value = [words.better, words.comment].filter((text) => text?.trim()).join("\n\n");
+  $("aside-discard").onclick = () => {
+    drop(name);
+    $("aside-dialog").close();
+    showAside();
+  };
+  if (!$("aside-dialog").open) $("aside-dialog").showModal();
+}
+
+/* Sends the votes of an earlier visit, then shows what is next, and what became of those that were not stored. */
+async function start() {
+  const complaints = [];
+  await sendLeftovers(waiting, (vote, status, data) => {
+    const name = draftName(vote);
+    if (status === 200) return drop(name);
+    if (data.error !== "answered") complaints.push(data.message ?? `The server says ${status}.`);
+    if (status !== 409) return; // it stays in the outbox
+    if (data.error === "guidelines" && vote.kind === "ranking") {
+      // The ranking comes back with its item, to be sent again once the new version was read.
+      if (!kept(name)) keep(name, { places: vote.places, all_bad: vote.all_bad, better: vote.better, comment: vote.comment });
+    } else if (data.error !== "answered" || kept(name)) {
+      // Without a draft, another tab has sent the same words.
+      putAside(vote.key, vote);
+      drop(name);
+    }
+  });
+  await next();
+  if (complaints.length || allAside().length) refusal(["A vote of an earlier visit was not stored.", ...new Set(complaints)].join(" "));
 }
 
 function wobble() {
@@ -379,7 +431,7 @@ function wobble() {
 
 document.addEventListener("pointerdown", (event) => {
   const letter = event.target.closest?.(".letter");
-  if (!letter || !item || event.button) return;
+  if (!letter || !item || sending || event.button) return;
   event.preventDefault();
   const answer = Number(letter.dataset.answer);
   const ghost = make("span", { class: "letter ghost", textContent: LETTERS[answer] });
@@ -401,7 +453,7 @@ document.addEventListener("pointerdown", (event) => {
     mark(null);
     document.body.classList.remove("dragging");
     // A letter that is pulled out of its place and let go elsewhere has none.
-    if (!slot && !(dropped && letter.classList.contains("chip"))) return;
+    if (sending || (!slot && !(dropped && letter.classList.contains("chip")))) return;
     const place = slot ? Number(slot.dataset.place) : -1;
     ranking.put(answer, place < 0 ? null : place);
     changed();
@@ -457,10 +509,11 @@ $("back").onclick = earlier;
 $("guide-toggle").onclick = $("guide-close").onclick = toggleGuide;
 $("help-open").onclick = () => $("help-dialog").showModal();
 $("help-close").onclick = () => $("help-dialog").close();
-$("tie").onclick = () => { ranking.numPlaced < ranking.n ? ranking.tie() : ranking.tieAll(); changed(); };
-$("bad").onclick = () => { allBad = !allBad; changed(); };
+$("tie").onclick = () => { if (sending) return; ranking.numPlaced < ranking.n ? ranking.tie() : ranking.tieAll(); changed(); };
+$("bad").onclick = () => { if (sending) return; allBad = !allBad; changed(); };
 $("edit").onclick = toggleEditor;
-$("flag").onclick = () => $("flag-dialog").showModal();
+$("flag").onclick = () => sending || $("flag-dialog").showModal();
+$("aside-close").onclick = () => $("aside-dialog").close();
 $("flag-cancel").onclick = () => $("flag-dialog").close();
 $("skip").onclick = () => send("skip");
 $("send").onclick = () => send();
@@ -485,12 +538,14 @@ setInterval(async () => {
     if (status !== 200 || item?.assignment !== asked || sending) return;
     showProgress({ ...data, annotator: item.annotator });
     if (data.yours) return;
+    putAside(key, written());
+    drop(draftName());
     await next({ quiet: true });
-    note("The one before has been withdrawn, voted on in another tab, or given to somebody else.", "", null, "warn");
+    refusal("The one before has been withdrawn, voted on in another tab, or given to somebody else.");
   } catch (error) {
     if (!(error instanceof Away)) throw error;
   }
 }, ALIVE_S * 1000);
 
 if (!token) notice("Your link is not complete", "Open the link that you were given in full, with all that stands behind the #. Without one, ask whoever runs this page.");
-else sendLeftovers(waiting).then(() => next());
+else start();

@@ -4,10 +4,13 @@ const WAITS_S = [1, 2, 4, 8, 15, 30];
 
 export const token = decodeURIComponent(location.hash.slice(1));
 
-/* Two annotators of one browser must not find each other's votes; the token itself is not kept. */
+/* What is kept in the browser belongs to one link: neither two annotators nor two stores that one address served, one
+   after the other, find each other's. The token itself is not kept. */
 let mark = 2166136261;
 for (const letter of token) mark = Math.imul(mark ^ letter.codePointAt(0), 16777619) >>> 0;
-const OUTBOX = `posttrain/outbox/${mark.toString(36)}/`;
+export const own = (name) => `posttrain/${mark.toString(36)}/${name}`;
+const OUTBOX = own("outbox/");
+const ASIDE = own("aside/");
 
 export class Away extends Error {
   constructor(afterS = 0) {
@@ -64,15 +67,30 @@ export async function sendVote(vote, onWait) {
   return answer;
 }
 
-/* What an earlier tab could not send. */
-export async function sendLeftovers(onWait) {
-  const names = [];
-  for (let index = 0; index < (storage()?.length ?? 0); index++) names.push(storage().key(index));
-  for (const name of names.filter((each) => each.startsWith(OUTBOX))) {
+/* What an earlier tab could not send. A vote leaves the outbox when the server has it, or says that it never will; before
+   that, `onAnswer(vote, status, data)` keeps what was written. */
+export async function sendLeftovers(onWait, onAnswer) {
+  for (const name of names(OUTBOX)) {
     const vote = kept(name);
-    if (vote) await insist("/api/vote", vote, onWait);
-    drop(name);
+    if (!vote) continue;
+    const { status, data } = await insist("/api/vote", vote, onWait);
+    onAnswer(vote, status, data);
+    if (status === 200 || status === 409) drop(name);
   }
+}
+
+/* Words whose vote the server will not take; they stay until their writer discards them. */
+export function putAside(id, words) {
+  if (words.better?.trim() || words.comment?.trim()) keep(ASIDE + id, words);
+}
+
+/* [[name, words]] of all that was put aside. */
+export const allAside = () => names(ASIDE).map((name) => [name, kept(name)]).filter(([, words]) => words);
+
+function names(start) {
+  const found = [];
+  for (let index = 0; index < (storage()?.length ?? 0); index++) found.push(storage().key(index));
+  return found.filter((name) => name.startsWith(start));
 }
 
 /* Browser storage, which may be switched off or full: then the page still works, without memory. */
