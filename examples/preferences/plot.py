@@ -48,7 +48,7 @@ def _curve(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
         low, high = ([point["gold"][end] for point in points] for end in ("low", "high"))
         axes.fill_between(kl, low, high, color=BLUE, alpha=0.15, linewidth=0)
     for point in points:
-        axes.annotate(f"n={point['n']}", (point["kl"], point["gold"]["mean"]), (4, -12), textcoords="offset points")
+        axes.annotate(f"n={point['n']}", (point["kl"], point["gold"]["mean"]), (-6, -16), textcoords="offset points")
     axes.set_xlabel("KL from the sampler: log n - (n - 1)/n, nats")
     axes.set_ylabel("gold score")
     axes.set_ylim(0, 1)
