@@ -8,6 +8,7 @@ measured.
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -187,7 +188,7 @@ def run_jobs(args: argparse.Namespace, assets: Path, work: Path) -> dict[str, li
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter of an environment that has TRL")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
     parser.add_argument("--retries", type=int, default=MAX_RETRIES, help="of a run that was disturbed")
     args = parse_rows(parser, "preference", JOBS)
     args.retries = 0 if args.smoke else args.retries
@@ -218,6 +219,7 @@ def main() -> int:
     minutes = (time.perf_counter() - began) / 60
     print(f"{minutes:.1f} minutes" + ("; a SMOKE run, no figures" if args.smoke else ""))
     more: dict[str, Any] = {"tokens": TOKENS, "dpo_gain_by_prompt_share": curve(figures)}
+    more["minutes"] = args.minutes if math.isfinite(args.minutes) else None
     more["ratios_without_bar"] = {name: round(ratio, 3) for name, ratio in also.items()}
     data = {"parameters": made[MODEL]["parameters"], "pairs": NUM_PAIRS}
     write_result(args, "preference", runs, ratios, {**figures, **data}, wanted=RATIOS, more=more)
