@@ -6,8 +6,8 @@ One model is fine-tuned on answers in mixed manners. For every seed it answers p
 the answers, and each method learns from these rankings; then the gold judge compares its answers to held-out prompts
 with those of the fine-tuned model. Every cell is saved when it is done, so a study that was stopped goes on.
 `results.json`, `table.md` and `study.svg` are written beside this file in the end. `--smoke` is a small one in a folder
-of its own, to see that it works; `--only dpo` measures one method, `--seed 0` one seed, and `--summary` writes the results
-of what is there.
+of its own, to see that it works; `--only dpo` measures one method, `--seed 0` one seed, and `--summary` writes the
+results of what is there.
 """
 
 import argparse
