@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev  ## Every benchmark; PEER=path/to/python of an env
 	$(BIN)/python benchmarks/sft.py --peer-python "$(PEER)"
 	$(BIN)/python benchmarks/preference.py --peer-python "$(PEER)"
 	$(BIN)/python benchmarks/sampler.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/grpo.py --peer-python "$(PEER)"
 
 docs: $(VENV)/.installed-dev  ## Check what the documents promise: commands, keys, examples in docstrings.

@@ -9,7 +9,6 @@ results/annotate.json.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -28,6 +27,7 @@ from typing import Any
 import httpx
 
 from posttrain.feedback.store import Store
+from process import hardware
 
 RESULTS = Path(__file__).with_name("results") / "annotate.json"
 READY_S = 60.0
@@ -213,17 +213,6 @@ def _checked(store: str, people: list[Annotator], overlap: int) -> dict[str, Any
     }
 
 
-def _hardware() -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("process", Path(__file__).with_name("process.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["process"] = module
-    spec.loader.exec_module(module)
-    found: dict[str, Any] = module.hardware()
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--annotators", type=int, default=20)
@@ -245,7 +234,7 @@ def main() -> int:
     sound = not (found["lost"] or found["duplicates"] or found["items_over_overlap"] or found["unexpected"])
     sound = sound and found["acknowledged"] == chosen.annotators * chosen.ballots
     if sound and (chosen.annotators, chosen.ballots, chosen.kills, chosen.store) == (20, 200, 2, ""):
-        RESULTS.write_text(json.dumps({**found, "hardware": _hardware()}, indent=1) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps({**found, "hardware": hardware()}, indent=1) + "\n", encoding="utf-8")
     print("every acknowledged vote is stored, once" if sound else "NOT SOUND: no figures were kept")
     return 0 if sound else 1
 

@@ -122,6 +122,36 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.annotate:run",
         "Serve a web page on which a team compares answers; the votes go to a preference store.",
     ),
+    "export": (
+        "posttrain.recipes.export_config:ExportConfig",
+        "posttrain.recipes.export:run",
+        "Write a model for others to run (Hugging Face, adapter, GGUF, int8, int4, NF4), and check what was written.",
+    ),
+    "serve": (
+        "posttrain.recipes.serve_config:ServeConfig",
+        "posttrain.recipes.serve:run",
+        "Serve one or more models over OpenAI's API, with a chat page, guardrails, votes and A/B tests.",
+    ),
+    "guard": (
+        "posttrain.recipes.guard_config:GuardConfig",
+        "posttrain.recipes.guard:run",
+        "Try a file of guardrails on texts: what each would meet, precision, recall and over-refusal.",
+    ),
+    "ab plan": (
+        "posttrain.recipes.ab_plan_config:AbPlanConfig",
+        "posttrain.recipes.ab_plan:run",
+        "How many users, or comparisons, an A/B test takes.",
+    ),
+    "ab report": (
+        "posttrain.recipes.ab_report_config:AbReportConfig",
+        "posttrain.recipes.ab_report:run",
+        "How an A/B test stands, and whether one may stop: valid however often one looks.",
+    ),
+    "promote": (
+        "posttrain.recipes.promote_config:PromoteConfig",
+        "posttrain.recipes.promote:run",
+        "Put a model into a live folder that a server follows, or go back to the version before.",
+    ),
     "chat": (
         "posttrain.recipes.chat_config:ChatConfig",
         "posttrain.recipes.chat:run",
@@ -146,6 +176,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.feedback_report_config:FeedbackReportConfig",
         "posttrain.recipes.feedback_report:run",
         "What the ballots of a preference store say: agreement, annotators, models, and whether to stop.",
+    ),
+    "feedback forget": (
+        "posttrain.recipes.feedback_forget_config:FeedbackForgetConfig",
+        "posttrain.recipes.feedback_forget:run",
+        "Delete what a store holds of a user: exchanges, votes, texts.",
     ),
     "doctor": (
         "posttrain.recipes.doctor_config:DoctorConfig",

@@ -1,14 +1,11 @@
 """The annotation page in a real browser: ranking by keys, drag and buttons, reloads, two people, hostile texts, access.
 
-Needs Playwright for Python and a Chromium on the path; says so and skips where one of them is missing, or fails where
-POSTTRAIN_CI=1 says that nothing may be skipped.
+Needs a browser (tests/browsing.py).
 """
 
 import json
-import os
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from tests.browsing import CHROMIUM, FLAGS, LAPTOP, PHONE, chromium, expect, go_without, playwright
 
 from posttrain.feedback.ballots import Ballot
 from posttrain.feedback.queue import Queue
@@ -25,36 +23,8 @@ from posttrain.feedback.store import Store
 from posttrain.feedback.verdicts import Verdict
 from posttrain.types import Message
 
-
-def go_without(reason: str) -> None:
-    """These tests cannot run here."""
-    if os.environ.get("POSTTRAIN_CI") == "1":
-        pytest.fail(f"{reason}, and POSTTRAIN_CI=1 lets nothing be skipped", pytrace=False)
-    pytest.skip(reason, allow_module_level=True)
-
-
-def chromium() -> str | None:
-    """A browser that starts: some systems have one on the path that only says how to install it."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
-            return found
-    return None
-
-
-try:
-    import playwright.sync_api as playwright
-except ModuleNotFoundError:
-    go_without("needs Playwright (pip install playwright)")
-CHROMIUM = chromium()
-if CHROMIUM is None:
-    go_without("needs a Chromium that starts on the path (apt-get install chromium)")
-expect = playwright.expect
 Page = Any
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 OWNER = "owner-token"
 CODE = "Here:\n\n```python\ndef f(x):  # a comment\n    return 'text', 12 + x\n```\n\n> a *quote* with `code`\n\n"
 CODE += "|a|b|\n|-|-|\n|1|2|"

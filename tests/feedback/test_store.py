@@ -341,7 +341,7 @@ def test_a_newer_store_is_refused_untouched(address: str) -> None:
     database.run(
         lambda connection: connection.execute(text("INSERT INTO schema_version VALUES (99, '2099')")), write=True
     )
-    with pytest.raises(StoreError, match=r"version 99.*up to 2.*upgrade"):
+    with pytest.raises(StoreError, match=r"version 99.*up to 3.*upgrade"):
         Store.open(address)
     assert database.run(lambda connection: connection.execute(text("SELECT count(*) FROM prompts")).scalar()) == 1
     database.close()

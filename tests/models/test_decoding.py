@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posttrain.models.decoding import PlainDecoder
 from posttrain.models.decoding_lean import LeanDecoder, lean_decoder
-from posttrain.models.decoding_pages import PAGE, PAGE_MULTIPLE, Pages, Prefill, Step
+from posttrain.models.decoding_pages import FEW_PAGES, PAGE, PAGE_MULTIPLE, Pages, Prefill, Step
 from posttrain.models.lora import add_lora
 
 LEAN = ["llama", "mistral", "qwen3"]
@@ -90,7 +90,7 @@ def test_pages_are_given_back_and_taken_again() -> None:
     assert pages.values[0][39, 0, 63].tolist() == [2.0] * 4
     assert pages.keys[0].count_nonzero() == 4
     pages.give_back(taken[1:])
-    assert pages.extent == PAGE_MULTIPLE
+    assert pages.extent == FEW_PAGES
     assert [pages.take(0), pages.take(0)] == [1, 2]
 
 

@@ -6,10 +6,17 @@ from typing import Any
 import pytest
 import yaml
 
+from posttrain.feedback.served import ServedStore
+from posttrain.feedback.store import Store
+from posttrain.recipes.promote import promote
+from posttrain.serve.doors import Exchange, Outcome, Vote
+from posttrain.types import Message
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 ALONE = ("sft", "grpo")
 """As a user starts them, in a process of their own; the others in this one, since torch takes seconds to load."""
 
+REPORTS = {"eval": "eval.json", "promote": "promoted.json"}
 BRIEF: dict[str, dict[str, Any]] = {
     "sample": {"max_samples": 8, "num_samples": 4, "max_new_tokens": 24, "keep": "all"},
     "instruct": {"num_instructions": 3, "batch_size": 2, "max_new_tokens": 96},
@@ -38,6 +45,8 @@ def few(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
         return {"rounds": 2, "stages": [stage | few(stage["verb"], stage) for stage in settings["stages"]]}
     if verb in BRIEF:
         return BRIEF[verb]
+    if verb == "promote":
+        return {}
     if verb == "constitution":
         # A model that was trained for so few steps revises nothing for the better.
         given = {"unchecked": True, "reward": []} if settings["phase"] == "supervised" else {}
@@ -51,6 +60,19 @@ def few(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
             return {"max_rise": 1000.0, "dataset": first_of(settings["dataset"], 24)}
         return {"max_samples": 24, "tools": tools}
     return few_steps(verb, settings)
+
+
+def served(folder: Path) -> None:
+    """What a turn of the flywheel begins with: a live model, and votes on its answers."""
+    version = promote("pocket", folder / "live")["version"]
+    with Store.open(folder / "served.db") as store:
+        keeper = ServedStore(store, outcome=Outcome)
+        for number in range(4):
+            asked = (Message("user", f"What is the capital of country {number}?"),)
+            answers = tuple(Message("assistant", text) for text in ("It is a city. Thank you.", "Do not bother."))
+            keeper.keep(Exchange(f"e{number}", "u", asked, answers, "live", may_keep=True,
+                                 parameters={"served_from": [version] * 2}))  # fmt: skip
+            keeper.vote(Vote(f"key-{number}", "u", "better", f"e{number}", 0, over=((f"e{number}", 1),)))
 
 
 def few_steps(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -76,12 +98,16 @@ def few_steps(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("recipe", EXAMPLES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_runs(recipe: Path, posttrain: Any, inside: Any, tmp_path: Path) -> None:
-    settings = yaml.safe_load(recipe.read_text())
+    settings = yaml.safe_load(recipe.read_text().replace("runs/live", f"{tmp_path}/live"))
     short = tmp_path / recipe.name
     verb = recipe.stem.split("-")[0]
     if "stages" in settings:
         if recipe.stem == "gates":  # its second half is the first with other models; the whole of it is read elsewhere
             settings["stages"] = settings["stages"][:2]
+        if recipe.stem == "flywheel":
+            served(tmp_path)
+            settings["stages"][0]["dataset"] = f"store:{tmp_path}/served.db?source=serving&model={{start}}"
+            settings["stages"][1]["gates"] = "win_rate >= 0"
         settings["stages"] = [stage | few(stage.get("verb", ""), stage) for stage in settings["stages"]]
     else:
         settings |= few(verb, settings)
@@ -92,5 +118,5 @@ def test_a_shipped_recipe_runs(recipe: Path, posttrain: Any, inside: Any, tmp_pa
     assert not done.stderr
     last = settings["stages"][-1] if "stages" in settings else {"name": ""}
     place = f"{last['name']}/1/{last['stages'][-1]['name']}" if "rounds" in last else last["name"]
-    report = "check.json" if "check" in last else "eval.json" if last.get("verb") == "eval" else "report.html"
+    report = "check.json" if "check" in last else REPORTS.get(last.get("verb", ""), "report.html")
     assert (tmp_path / "run" / place / report).exists()

@@ -328,7 +328,17 @@ def test_a_model_is_its_weights_and_not_the_story_of_its_run(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "written", ["{}", "store:{}", "model:{}", "model:{}=0.5", "judge:{}@short", "judge:{}=-2", "{}#name"]
+    "written",
+    [
+        "{}",
+        "store:{}",
+        "store:{}?source=serving",
+        "model:{}",
+        "model:{}=0.5",
+        "judge:{}@short",
+        "judge:{}=-2",
+        "{}#name",
+    ],
 )
 def test_files_are_known_by_their_content_however_they_are_named(tmp_path: Path, written: str) -> None:
     place = tmp_path / "thing.py"
@@ -542,3 +552,36 @@ def test_an_evaluation_whose_own_gates_do_not_pass_is_done_and_stops(first: Path
     assert (book(first)["a"]["state"], book(first)["a"]["gates"][0]["verdict"]) == ("done", "failed")
     assert run(pipeline(first, {"name": "c"})) == 1
     assert book(first)["c"]["state"] == "failed", "without such gates the code is a failure"
+
+
+@pytest.mark.parametrize("state", ["promoted", "not yet"])
+def test_a_kill_while_promoting_begins_no_other_turn(ran: list[str], first: Path, monkeypatch: Any, state: str) -> None:
+    live = first.parent / "live"
+    for version in ("0001", "0002"):
+        (live / version).mkdir(parents=True)
+        (live / version / "text.txt").write_text(version)
+    (live / "good").write_text(f"{live}/0001\n")
+    kills = [KeyboardInterrupt]
+
+    def promote(config: CopyConfig) -> int:
+        if not kills or state == "promoted":
+            (live / "good").write_text(f"{live}/0002\n")
+        if kills:
+            raise kills.pop()
+        Path(config.output_dir).mkdir(exist_ok=True)
+        (Path(config.output_dir) / "promoted.json").write_text(json.dumps({"model": config.model}))
+        return 0
+
+    sys.modules["copying"].promote = promote  # type: ignore[attr-defined]
+    verb = Verb("copying:CopyConfig", "copying:promote", makes={"": "/promoted.json"}, anew="", report="/promoted.json")
+    monkeypatch.setitem(STAGES, "promote", verb)
+    asked = pipeline(
+        first, {"name": "a", "text": "{start}"}, {"name": "l", "verb": "promote", "model": "{a}"}, model=str(live)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(asked)
+    assert run(asked) == 0
+    assert ran == ["a"]  # not trained again, from what it has just promoted
+    assert run(asked) == 0
+    assert ran == ["a", "a"]  # the next turn begins with what is live
+    assert (first.parent / "out/a/text.txt").read_text() == f"{live}/0002"

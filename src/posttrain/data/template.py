@@ -6,7 +6,7 @@ the model will be given when it is asked. A template may show an earlier answer 
 drops its reasoning); then the sample is a tree, and each answer is trained behind the prompt that it is given for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -137,14 +137,23 @@ def _joined(pieces: Sequence[tuple[list[int], float]]) -> Tokens | None:
     return ids, weights
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: Any, tools: tuple[Mapping[str, Any], ...] = ()) -> list[int]:
-    """The token ids that ask the assistant for its next turn."""
+def render_prompt(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    tools: tuple[Mapping[str, Any], ...] = (),
+    *,
+    look: Callable[[str], None] | None = None,
+) -> list[int]:
+    """The token ids that ask the assistant for its next turn. `look`: is shown the text before it is encoded, and may
+    raise."""
     scribe = _scribe(tokenizer)
     _require_template(tokenizer, "")
     turns = [turn for turn, message in enumerate(messages) if turn and message.role == "assistant"]
     requests = [(0, turn, True) for turn in (*turns, len(messages))]
     shown, texts = _texts_of(Conversation(tuple(messages), "", tools), requests, tokenizer, scribe)
     text = texts[requests[-1]]
+    if look is not None:
+        look(text)
     starts = [texts[request] for request in requests[:-1]]
     # Earlier answers are cut where `render` cuts them, so that the history is the one that was trained on.
     cuts = [len(start) for start in starts if text.startswith(start)]

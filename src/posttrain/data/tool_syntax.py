@@ -120,7 +120,8 @@ class ToolSyntax:
         return text
 
 
-_KEPT: "WeakKeyDictionary[Any, tuple[str, ToolSyntax]]" = WeakKeyDictionary()
+# What the probes found, not the syntax: that holds its tokenizer, which would then never be let go.
+_KEPT: "WeakKeyDictionary[Any, tuple[str, Found]]" = WeakKeyDictionary()
 
 
 def tool_syntax(tokenizer: Any) -> ToolSyntax:
@@ -129,10 +130,9 @@ def tool_syntax(tokenizer: Any) -> ToolSyntax:
     key = f"{len(tokenizer)} {tokenizer.chat_template}"
     kept = _KEPT.get(tokenizer)
     if kept is None or kept[0] != key:
-        found: Found = probe(tokenizer)
-        made = ToolSyntax(tokenizer, found.shape, found.several, found.with_text, found.ids, found.mends_as)
-        kept = _KEPT[tokenizer] = (key, made)
-    return kept[1]
+        kept = _KEPT[tokenizer] = (key, probe(tokenizer))
+    found = kept[1]
+    return ToolSyntax(tokenizer, found.shape, found.several, found.with_text, found.ids, found.mends_as)
 
 
 def _made_id(turn: int, place: int, name: str, arguments: str) -> str:

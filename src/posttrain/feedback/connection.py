@@ -172,7 +172,11 @@ class Database:
         except OSError as error:
             raise StoreError(f"{path}: its folder cannot be made ({error.strerror}). Choose another path.") from None
         engine = create_engine(
-            url, connect_args={"timeout": min(PATIENCE_S, self.wait_s)}, pool_size=8, max_overflow=56
+            url,
+            connect_args={"timeout": min(PATIENCE_S, self.wait_s)},
+            pool_size=8,
+            max_overflow=56,
+            hide_parameters=True,  # an error's words go to logs; the texts that could not be written do not
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -187,6 +191,7 @@ class Database:
                 max_overflow=24,
                 pool_timeout=self.wait_s,
                 pool_pre_ping=True,
+                hide_parameters=True,
             )
         except ModuleNotFoundError:
             raise StoreError(

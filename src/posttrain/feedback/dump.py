@@ -28,9 +28,11 @@ ORDER: tuple[tuple[Table, str], ...] = (
     (tables.guidelines, "id"),
     (tables.ballots, "key"),
     (tables.assignments, "id"),
+    (tables.served, "exchange"),
+    (tables.served_votes, "key"),
 )
 TABLES = {table.name: (table, key) for table, key in ORDER}
-PARENTS = {"prompt_id": "prompts", "item_id": "items", "guidelines": "guidelines", "replaced_by": "ballots"}
+PARENTS = {"prompt_id": "prompts", "item_id": "items", "guidelines": "guidelines", "ballot_id": "ballots"}
 # What a newer dump may add to a row that is there.
 FILLED = {
     "prompts": ("source", "fields"),
@@ -63,7 +65,7 @@ class Restorer:
         self._connection = connection
         self._begun = False
         self._ids: dict[str, dict[int, int]] = {name: {} for name in TABLES}
-        self._replaced: dict[int, int] = {}
+        self._replaced: dict[tuple[str, int], int] = {}
 
     def take(self, row: Mapping[str, Any]) -> tuple[str, bool]:
         """(table, whether the row is new). FieldError where it is no row of a dump, or names one that is not there."""
@@ -87,20 +89,21 @@ class Restorer:
         new, made = self._put(table, key, old, values)
         self._ids[name][old] = new
         if replaced is not None:
-            self._replaced[new] = replaced
+            self._replaced[str(name), new] = replaced
         if not made and name in FILLED:
             fill_in(self._connection, table, new, {column: values[column] for column in FILLED[name]})
         return str(name), made
 
     def finish(self) -> None:
         """What needs every row: corrections, and PostgreSQL's counters, which do not follow ids that are given."""
-        columns = tables.ballots.c
-        for new, replaced in self._replaced.items():
-            target = self._ids["ballots"].get(replaced)
+        for (name, new), replaced in self._replaced.items():
+            table, target = TABLES[name][0], self._ids[name].get(replaced)
             if target is None:
-                raise FieldError(f"ballot {replaced}, which replaces another, is not in the file.", "replaced_by")
-            mine = (columns.id == new, columns.replaced_by.is_(None))
-            self._connection.execute(tables.ballots.update().where(*mine).values(replaced_by=target))
+                raise FieldError(
+                    f"row {replaced} of {name}, which replaces another, is not in the file.", "replaced_by"
+                )
+            mine = (table.c.id == new, table.c.replaced_by.is_(None))
+            self._connection.execute(table.update().where(*mine).values(replaced_by=target))
         if self._begun and self._connection.dialect.name == "postgresql":
             for table, _ in ORDER:
                 counter = f"pg_get_serial_sequence('{table.name}', 'id')"
@@ -118,9 +121,9 @@ class Restorer:
             try:
                 if isinstance(table.c[name].type, Moment) and value is not None:
                     values[name] = datetime.fromisoformat(value)
-                elif name in PARENTS and name != "replaced_by" and value is not None:
+                elif name in PARENTS and value is not None:
                     values[name] = self._ids[PARENTS[name]][value]
-                elif name in MANY_PARENTS:
+                elif name in MANY_PARENTS and value is not None:
                     values[name] = [self._ids[MANY_PARENTS[name]][one] for one in value]
             except (KeyError, TypeError, ValueError):
                 raise FieldError(f"{value!r} names nothing that stands before it in the file.", name) from None

@@ -53,7 +53,22 @@ SECOND = (
     "ALTER TABLE ballots DROP COLUMN replaces",
     "ALTER TABLE responses ADD COLUMN scores TEXT",
 )
-STEPS = (FIRST, SECOND)
+# What a server answered and what its users said of it; without consent the answers' texts are nowhere, and prompt_id
+# and response_ids are NULL. `slot`: what a vote is about, so that a changed mind finds the vote before.
+THIRD = (
+    """CREATE TABLE served (id {id}, exchange TEXT NOT NULL UNIQUE, annotator TEXT NOT NULL, model TEXT NOT NULL,
+    arm TEXT NOT NULL, arms TEXT NOT NULL, may_keep BOOLEAN NOT NULL, prompt_id {int} REFERENCES prompts (id),
+    response_ids TEXT, pii TEXT NOT NULL, replaces TEXT NOT NULL, served_from TEXT NOT NULL,
+    created TEXT NOT NULL)""",
+    "CREATE INDEX served_to_a_user ON served (annotator)",
+    "CREATE INDEX served_of_a_prompt ON served (prompt_id)",
+    """CREATE TABLE served_votes (id {id}, key TEXT NOT NULL UNIQUE, annotator TEXT NOT NULL, kind TEXT NOT NULL,
+    slot TEXT NOT NULL, chosen TEXT NOT NULL, ballot_id {int} REFERENCES ballots (id), outcomes TEXT NOT NULL,
+    created TEXT NOT NULL, replaced_by {int})""",
+    "CREATE INDEX standing_served_votes ON served_votes (slot) WHERE replaced_by IS NULL",
+    "CREATE INDEX served_votes_of_a_user ON served_votes (annotator)",
+)
+STEPS = (FIRST, SECOND, THIRD)
 NEWEST = len(STEPS)
 
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from posttrain.feedback.agreement import by_pair
 from posttrain.feedback.ballots import Ballot, StoredPrompt, StoredResponse
@@ -32,9 +33,11 @@ def training_records(
     *,
     aggregate: str = "ballots",
     sources: Collection[str] | None = None,
+    served_from: Collection[str] | None = None,
     counts: Counter[str] | None = None,
 ) -> Iterator[Preference | Ranking | Rating]:
-    """Every ballot that counts, of these `sources` (all when None), as training data, prompts in order.
+    """Every ballot that counts, of these `sources` (all when None), as training data, prompts in order. `served_from`:
+    only what users said of answers that were served from one of these folders.
 
     `aggregate`:
     - "ballots": each ranking (or choice) is one Ranking, whose pairs a trainer weighs as one unit (Ouyang et al., 2022,
@@ -56,12 +59,21 @@ def training_records(
         raise ValueError(f"aggregate is {aggregate!r}, expected one of {', '.join(AGGREGATES)}")
     counted: Counter[str] = Counter() if counts is None else counts
     ballots = [ballot for ballot in standing(store.ballots()) if sources is None or ballot.source in sources]
+    if served_from is not None:
+        ballots = [ballot for ballot in ballots if _is_from(ballot, served_from)]
     kept, flagged = split_flagged(ballots)
     counted.update(ballots=len(ballots), flagged=len(flagged), skips=sum(b.kind == "skip" for b in kept))
     texts = _Texts({p.id: p for p in store.prompts()}, {r.id: r for r in store.responses()}, counted)
     for record in _records(texts, sorted(kept, key=lambda ballot: ballot.prompt_id), aggregate):
         counted["records"] += 1
         yield record
+
+
+def _is_from(ballot: Ballot, folders: Collection[str]) -> bool:
+    """Whether every answer that a ballot is about came from one of these folders."""
+    named = ballot.details.get("served_from") or ()
+    known = {Path(folder).resolve() for folder in folders}
+    return bool(named) and all(folder in folders or Path(folder).resolve() in known for folder in named)
 
 
 def _records(texts: "_Texts", ballots: Sequence[Ballot], aggregate: str) -> Iterator[Preference | Ranking | Rating]:

@@ -110,6 +110,33 @@ assignments = _table(
     Column("opened", Moment),
     Column("closed", Moment),
 )
+served = _table(
+    "served",
+    Column("exchange", Text),
+    Column("annotator", Text),
+    Column("model", Text),
+    Column("arm", Text),
+    Column("arms", JsonText),
+    Column("may_keep", Boolean),
+    Column("prompt_id", BigInteger),
+    Column("response_ids", JsonText),
+    Column("pii", JsonText),
+    Column("replaces", Text),
+    Column("served_from", JsonText),
+    Column("created", Moment),
+)
+served_votes = _table(
+    "served_votes",
+    Column("key", Text),
+    Column("annotator", Text),
+    Column("kind", Text),
+    Column("slot", Text),
+    Column("chosen", JsonText),
+    Column("ballot_id", BigInteger),
+    Column("outcomes", JsonText),
+    Column("created", Moment),
+    Column("replaced_by", BigInteger),
+)
 
 
 def as_json(value: Any, name: str = "value") -> str:

@@ -7,7 +7,7 @@ merged in this copy alone, in fp32, before it is rounded. The residual stream st
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
+from posttrain.models.bitsandbytes import is_4bit, plain_copy
 from posttrain.models.decoding import Attend, PlainDecoder, finish_logits
 from posttrain.models.decoding_pages import packed_rows
 from posttrain.models.logprobs import Head, causal_lm, head_of
@@ -105,7 +106,9 @@ class LeanDecoder:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, layers: Sequence[_Layer], head: Head) -> None:
         lm = causal_lm(model)
-        self.dtype, self.layers, self.head = dtype, layers, head
+        self.dtype, self.layers = dtype, layers
+        # Not the weight itself: whoever keeps the twin alone shall not keep the model's largest matrix with it.
+        self.head = replace(head, weight_VD=head.weight_VD.new_empty(0), bias_V=None)
         self.rotary, self.eps = lm.model.rotary_emb, lm.model.norm.variance_epsilon
         self.embedding = merged(lm.get_input_embeddings())[0].to(dtype)
         self.wide: Tensor | None = None
@@ -141,6 +144,8 @@ def merged(module: Any) -> tuple[Tensor, Tensor | None]:
         adapter = module.token_adapter
         rows = adapter.get_base_layer().weight if adapter.disable_adapters else None
         return (adapter.get_merged_weights(adapter.active_adapters) if rows is None else rows).float(), None
+    if is_4bit(module):
+        module = plain_copy(module)
     if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
         if not module.disable_adapters and not module.merged:
             module = copy.deepcopy(module).float()

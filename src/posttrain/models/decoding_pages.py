@@ -8,6 +8,7 @@ computed follows the tokens that there are, to a page.
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,15 +20,17 @@ from posttrain.types import Span
 
 PAGE = 64
 PAGE_MULTIPLE = 16  # CPU kernels are made anew for every shape they meet (1 to 5 ms), so few shapes may be met
+FEW_PAGES = 4  # the same, below PAGE_MULTIPLE: one conversation alone shall not pay for 16 pages
 GONE = -1e30  # the score of what is masked: finite, so that a page without anything to see gives no NaN
 LEAST = -60.0  # below the largest score; a share of e^-60 is lost in rounding, and a smaller one underflows, slowly
 
 
 class Pages:
-    """A pool of pages for all layers. Up to `sharers` rows look at a page; `nobody` is the row that stands for none."""
+    """A pool of pages for all layers. Up to `sharers` rows look at a page; `nobody` is the row that stands for none.
+    `most`: pages that it may ever have."""
 
-    def __init__(self, sharers: int, nobody: int, device: torch.device) -> None:
-        self.sharers, self.nobody, self.device = sharers, nobody, device
+    def __init__(self, sharers: int, nobody: int, device: torch.device, most: int | None = None) -> None:
+        self.sharers, self.nobody, self.device, self.most = sharers, nobody, device, most
         self.capacity = 0
         self.keys: dict[int, Tensor] = {}  # by layer, [pages, kv heads, head, PAGE]
         self.values: dict[int, Tensor] = {}  # [pages, kv heads, PAGE, head]
@@ -42,6 +45,7 @@ class Pages:
     def take(self, first: int) -> int:
         """A page for positions from `first` on. The lowest that is free, so that those in use lie together."""
         if not self.free:
+            assert self.room, "whoever takes from a bounded pool looks at its room first"
             self._grow()
         page = heapq.heappop(self.free)
         self.in_use.add(page)
@@ -57,10 +61,16 @@ class Pages:
             self.rows[page], self.filled[page] = self.nobody, 0
 
     @property
+    def room(self) -> float:
+        """Pages that can still be taken."""
+        return math.inf if self.most is None else self.most - len(self.in_use)
+
+    @property
     def extent(self) -> int:
         """As many pages from the start hold all those in use, rounded up."""
         last = max(self.in_use, default=-1) + 1
-        return min(self.capacity, -(-last // PAGE_MULTIPLE) * PAGE_MULTIPLE)
+        multiple = PAGE_MULTIPLE if last > PAGE_MULTIPLE else FEW_PAGES
+        return min(self.capacity, -(-last // multiple) * multiple)
 
     def write(self, layer: int, page_T: Tensor, offset_T: Tensor, key: Tensor, value: Tensor) -> None:
         """Put `key` and `value` [T, kv heads, head] of a layer into their places."""
@@ -82,6 +92,8 @@ class Pages:
 
     def _grow(self) -> None:
         more = max(2 * PAGE_MULTIPLE, self.capacity // 2 // PAGE_MULTIPLE * PAGE_MULTIPLE)
+        if self.most is not None:
+            more = min(more, self.most - self.capacity)
         for pool in (self.keys, self.values):
             for layer, old in pool.items():
                 new = torch.empty_strided(
@@ -95,6 +107,21 @@ class Pages:
         self.rows = torch.cat([self.rows, torch.full((more, self.sharers), self.nobody)])
         self.filled = torch.cat([self.filled, torch.zeros(more, dtype=torch.int64)])
         self.first = torch.cat([self.first, torch.zeros(more, dtype=torch.int64)])
+
+
+def copy_pages(source: Pages, pages: Sequence[int], target: Pages, places: Sequence[int]) -> None:
+    """Keys and values of pages into those of another pool, or of the same one."""
+    if not pages:
+        return
+    from_P, to_P = (torch.tensor(numbers, device=source.device) for numbers in (pages, places))
+    for layer, key in source.keys.items():
+        if layer not in target.keys:
+            for pool, like in ((target.keys, key), (target.values, source.values[layer])):
+                shape = (target.capacity, *like.shape[1:])
+                pool[layer] = torch.empty_strided(shape, like.stride(), dtype=like.dtype, device=like.device).zero_()
+        target.keys[layer][to_P] = key[from_P]
+        target.values[layer][to_P] = source.values[layer][from_P]
+    target.filled[list(places)] = source.filled[list(pages)]
 
 
 def packed_rows(

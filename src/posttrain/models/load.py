@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils.logging import disable_progress_bar
 
 from posttrain.errors import ModelError
+from posttrain.models.bitsandbytes import num_values
+from posttrain.models.dequantised import quantisation_of, read_weights
 from posttrain.models.logprobs import causal_lm
 
 disable_progress_bar()  # a bar per saved or loaded shard would break into the training's own
@@ -31,7 +33,7 @@ class Policy:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(map(num_values, self.model.parameters()))
 
     @property
     def num_trainable(self) -> int:
@@ -42,8 +44,9 @@ class Policy:
         return next(self.model.parameters()).device
 
 
-def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None) -> Policy:
-    """Load a model folder, an adapter folder (its base comes with it) or a Hugging Face name.
+def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None, **options: Any) -> Policy:
+    """Load a model folder, an adapter folder (its base comes with it) or a Hugging Face name. `options`: more of
+    `from_pretrained`, for a model that is no adapter.
 
     Raises ModelError with the mend where a tokenizer, weights in safetensors, or the base of an adapter is missing.
     """
@@ -53,7 +56,7 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | 
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype)
     else:
-        policy = Policy(load_weights(path, dtype), load_tokenizer(path), str(path))
+        policy = Policy(load_weights(path, dtype, **options), load_tokenizer(path), str(path))
     policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return policy
 
@@ -115,7 +118,8 @@ def _looks_local(name: str) -> bool:
 
 def load_weights(path: str | Path, dtype: torch.dtype, kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
     """The model of a folder or a Hugging Face name, as `kind` (an Auto class of transformers, or a model's own) builds
-    it. Raises ModelError where there is none, or none in safetensors."""
+    it; weights in eight or four bits come as the numbers that they stand for. Raises ModelError where there is none,
+    or none in safetensors."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -125,9 +129,11 @@ def load_weights(path: str | Path, dtype: torch.dtype, kind: Any = AutoModelForC
                 f"{path}: no *.safetensors weights. Pickled weights (*.bin, *.pt) can run code when they are opened "
                 "and are not read; save the model again with safe serialisation."
             )
+    if quantisation_of(path) is not None:
+        return read_weights(path, dtype, kind, **options)
     try:
         return kind.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(f"{path}: the model cannot be loaded: {_first_line(error)}") from error
 
 

@@ -26,10 +26,16 @@ from posttrain.types import Batch
 
 
 def load_reward(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None, seed: int = 0
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> Policy:
     """A model folder or a Hugging Face name with a scalar head. A language model's head gives way to a new one, drawn
     from N(0, 1 / (D + 1)) (Stiennon et al., 2020, appendix B); a reward model keeps its own, adapters are read too.
+    `options`: more of `from_pretrained`, for a model that is no adapter.
 
     Raises ModelError where the family has no sequence classifier with a linear `score`, or the head has several labels.
     """
@@ -37,7 +43,7 @@ def load_reward(
     if (folder / "adapter_config.json").exists():
         policy = _load_adapter(folder, dtype, seed)
     else:
-        policy = Policy(_classifier(path, dtype), load_tokenizer(path), str(path))
+        policy = Policy(_classifier(path, dtype, **options), load_tokenizer(path), str(path))
         if not is_reward_model(path):
             _draw_head(policy.model, seed)
     policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -64,7 +70,7 @@ def set_padding(policy: Policy, stop_token_ids: Sequence[int]) -> None:
     lm.config.pad_token_id = pad
 
 
-def _classifier(path: str | Path, dtype: torch.dtype) -> Any:
+def _classifier(path: str | Path, dtype: torch.dtype, **options: Any) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     num_labels = AutoConfig.from_pretrained(path).num_labels if is_reward_model(path) else 1
@@ -73,7 +79,7 @@ def _classifier(path: str | Path, dtype: torch.dtype) -> Any:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would warn of the new head, which is what was asked for
     try:
-        model = load_weights(path, dtype, AutoModelForSequenceClassification, num_labels=1)
+        model = load_weights(path, dtype, AutoModelForSequenceClassification, num_labels=1, **options)
     finally:
         logging.set_verbosity(level)
     _require_head(model, str(path))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from posttrain.data.blocks import Rows
 from posttrain.data.convert import for_sft
@@ -16,6 +17,7 @@ from posttrain.data.prepare import Prepared, prepare, prepare_records
 from posttrain.data.split import group_key
 from posttrain.data.task_file import is_task_file, read_tasks
 from posttrain.errors import DataError
+from posttrain.feedback.ballots import SOURCES
 from posttrain.feedback.records import training_records
 from posttrain.feedback.store import Store
 from posttrain.recipes.dataset_config import DatasetEntry
@@ -88,15 +90,17 @@ def made_here(
 
 
 def _of_store(entry: DatasetEntry, say: Callable[[str], None]) -> list[Record]:
-    """What people said, as `training_records` puts it together; the entry's `name` says how."""
-    place, how = entry.path.removeprefix(STORE), entry.name or "ballots"
+    """What people said, as `training_records` puts it together; the entry's `name` says how, `?source=` whose word
+    counts (person, judge, verifier or serving), `model=` about whose served answers."""
+    place, sources, folders = _options(entry.path)
+    how = entry.name or "ballots"
     if how not in AGGREGATES:
         raise DataError(f"name is {how!r}, expected one of {', '.join(AGGREGATES)}.", file=entry.path)
     if "://" not in place and not Path(place).exists():
         raise DataError("there is no such store; give the file that `posttrain annotate` wrote.", file=entry.path)
     counts: Counter[str] = Counter()
     with Store.open(place) as store:
-        records = list(training_records(store, aggregate=how, counts=counts))
+        records = list(training_records(store, aggregate=how, sources=sources, served_from=folders, counts=counts))
     seen = "; ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in counts.items())
     if seen:
         say(f"of {entry.path}: {seen}")
@@ -104,6 +108,19 @@ def _of_store(entry: DatasetEntry, say: Callable[[str], None]) -> list[Record]:
         seen = seen or "no ballot"
         raise DataError(f"it holds nothing to train on ({seen}).", file=entry.path)
     return list(records)
+
+
+def _options(path: str) -> tuple[str, list[str] | None, list[str] | None]:
+    """(the store's own address, the sources that are named behind it, the folders of models), of
+    `store:FILE?source=serving&model=FOLDER`."""
+    place, _, query = path.removeprefix(STORE).partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    sources = [value for name, value in options if name == "source"]
+    folders = [value for name, value in options if name == "model"]
+    others = [(name, value) for name, value in options if name not in ("source", "model")]
+    if unknown := [source for source in sources if source not in SOURCES]:
+        raise DataError(f"source is {unknown[0]!r}, expected one of {', '.join(SOURCES)}.", file=path)
+    return place + (f"?{urlencode(others)}" if others else ""), sources or None, folders or None
 
 
 def _opened(entry: DatasetEntry) -> list[Path | Rows]:

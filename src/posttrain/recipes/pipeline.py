@@ -7,6 +7,7 @@ from rich.console import Console
 
 from posttrain.errors import ConfigError, PosttrainError
 from posttrain.evals.gates import is_passed
+from posttrain.recipes.good_model import good_model
 from posttrain.recipes.pipeline_config import PipelineConfig
 from posttrain.recipes.pipeline_gate import check_gate
 from posttrain.recipes.pipeline_good import Good
@@ -30,6 +31,9 @@ class Pipeline:
     """A recipe of stages, checked whole. Fails by ConfigError that names the stage; nothing has run then."""
 
     def __init__(self, config: PipelineConfig, console: Console) -> None:
+        # A live folder's present version, once for all stages: the pipeline itself may promote another.
+        self.book = Book(config.output_dir)
+        config = config.model_copy(update={"model": self.book.start_of(config.model, good_model(config.model))})
         self.console, self.overwrites = console, config.overwrite_output_dir
         self.graph: Graph = graph_of(config)
         self.places = Places(config.output_dir, self.graph)
@@ -37,7 +41,6 @@ class Pipeline:
             self.places.settings(stage)
             for gate in stage.gates:
                 check_gate(gate, stage.name, self.places.report, has_base=self.places.has_base(stage))
-        self.book = Book(config.output_dir)
         self.good = Good(self.places, self.book, config.model, self.say)
 
     def run(self) -> int:

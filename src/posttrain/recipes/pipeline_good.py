@@ -6,12 +6,11 @@ from typing import Any
 
 from posttrain.data.whole_files import write_text
 from posttrain.errors import PosttrainError
+from posttrain.recipes.good_model import FILE
 from posttrain.recipes.pipeline_graph import REFERENCE, Stage
 from posttrain.recipes.pipeline_places import Places
 from posttrain.recipes.pipeline_record import Book, digest
 from posttrain.recipes.pipeline_stages import STAGES
-
-FILE = "good"
 
 
 class Good:

@@ -36,11 +36,13 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`stages` in the order in which they run; `result`: a reference to the model of the last that trains."""
+    """`stages` in the order in which they run; `result`: a reference to the model of the last that trains; `start`: the
+    model that the pipeline begins with."""
 
     stages: tuple[Stage, ...]
     rounds: Mapping[str, Rounds]
     result: str
+    start: str = ""
 
 
 def replaced(value: Any, pattern: re.Pattern[str], to: Callable[[re.Match[str]], str]) -> Any:

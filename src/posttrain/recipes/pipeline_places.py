@@ -93,6 +93,8 @@ class Places:
     def _product(self, name: str, product: str) -> str:
         if name == "output_dir":
             return self.output_dir
+        if name == "start":
+            return self.graph.start
         if name in self.results:
             return self.path(self.results[name])
         makes = self.verb(name).makes

@@ -11,7 +11,7 @@ from posttrain.recipes.pipeline_graph import REFERENCE, Graph, Rounds, Stage, or
 from posttrain.recipes.pipeline_stages import STAGES
 
 OWN = ("name", "verb", "needs", "gates")  # keys of a stage that are not its verb's
-TAKEN = ("previous", "round", "good", "pipeline", "output_dir")  # names that mean something else
+TAKEN = ("previous", "round", "good", "pipeline", "output_dir", "start")  # names that mean something else
 OF_ROUNDS = ("name", "rounds", "stages", "result")
 OF_GATE = re.compile(r"\{([A-Za-z][\w-]*)()\}")  # what follows is a figure, no product
 
@@ -32,7 +32,7 @@ def graph_of(config: PipelineConfig) -> Graph:
             made = _stage(stage, names, model)
             found.append(made)
             model = f"{{{made.name}}}" if STAGES[made.verb].trains else model
-    return Graph(tuple(ordered(found, groups)), groups, model)
+    return Graph(tuple(ordered(found, groups)), groups, model, config.model)
 
 
 def _rounds(group: Mapping[str, Any], model: str, outer: Mapping[str, str]) -> tuple[Rounds, list[Stage]]:
@@ -76,7 +76,7 @@ def _stage(
 
     def full_reference(found: re.Match[str]) -> str:
         word, product = found[1], found[2]
-        if word == "output_dir":
+        if word in ("output_dir", "start"):
             return found[0]
         if fixed and word in fixed:
             seen.extend([fixed[word][1:-1]] if fixed[word].startswith("{") else [])

@@ -17,7 +17,7 @@ ASIDE = frozenset({"resume_from_checkpoint", "overwrite", "overwrite_output_dir"
 OF_A_RUN = ("run.json", "metrics.jsonl", "samples.jsonl", "report.html", "trainer_state.json")
 WHOLE = 1 << 28  # a larger file is known by its size, time and ends: hashing hundreds of gigabytes takes minutes
 AROUND = re.compile(
-    r"^(?:store|model|judge|schema|cosine_length):(?=.)|=-?[\d.]+(?:[eE]-?\d+)?$|[#@][^#@]*$|(?<=\.py):\w+$"
+    r"^(?:store|model|judge|schema|cosine_length):(?=.)|=-?[\d.]+(?:[eE]-?\d+)?$|[#@?][^#@?]*$|(?<=\.py):\w+$"
 )  # what may stand about a path
 
 
@@ -29,11 +29,12 @@ class Book:
         self.path = Path(folder) / "pipeline.json"
         self.stages: dict[str, dict[str, Any]] = {}
         self.good: dict[str, Any] = {}  # the last model that passed its gates: stage, model, what they said
+        self.start: dict[str, str] = {}  # the model that the pipeline began with, as given, and the folder it named
         if not self.path.exists():
             return
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.stages, self.good = found["stages"], found.get("good") or {}
+            self.stages, self.good, self.start = found["stages"], found.get("good") or {}, found.get("start") or {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{self.path} cannot be read ({error}); move it away to do all stages anew, or give another output_dir."
@@ -46,7 +47,16 @@ class Book:
 
     def save(self) -> None:
         """A kill leaves the old one or the new one."""
-        write_rows(self.path, [{"posttrain": __version__, "good": self.good, "stages": self.stages}], indent=2)
+        told = {"start": self.start, "good": self.good, "stages": self.stages}
+        write_rows(self.path, [{"posttrain": __version__} | told], indent=2)
+
+    def start_of(self, model: str, now: str) -> str:
+        """What the pipeline begins with: what `model` names `now`; where it was killed as it promoted, what that named
+        before, since the turn that is to be finished began there."""
+        is_cut = any((known.get("verb"), known["state"]) == ("promote", "started") for known in self.stages.values())
+        if not (is_cut and self.start.get("given") == model and Path(self.start["model"]).is_dir()):
+            self.start = {"given": model, "model": now}
+        return self.start["model"]
 
 
 def depends_on(settings: Config, out: str) -> dict[str, Any]:
@@ -54,7 +64,8 @@ def depends_on(settings: Config, out: str) -> dict[str, Any]:
     content in the path's stead; `out`, where it writes, is none of them."""
     found = {}
     for place, value in _leaves(settings.model_dump(exclude={*ASIDE, out})):
-        found[place] = _content(value) if isinstance(value, str) else value
+        # `to` is written and not read: where it leads matters, not what is there.
+        found[place] = _content(value) if isinstance(value, str) and place != "to" else value
     return found
 
 
@@ -120,8 +131,8 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _content(text: str) -> str:
-    """A text with the path that it names, alone or as in store:FILE, model:FOLDER=0.5, rewards.py:score or
-    judge:FOLDER@FILE, replaced by a digest of the content; what stands about the path stays."""
+    """A text with the path that it names, alone or as in store:FILE?source=serving, model:FOLDER=0.5, rewards.py:score
+    or judge:FOLDER@FILE, replaced by a digest of the content; what stands about the path stays."""
     if len(text) > 4096 or "\n" in text or "\0" in text:
         return text
     inner, before, behind = text, "", ""

@@ -78,6 +78,7 @@ _KINDS: dict[str, dict[str, Any]] = {
         "makes": {"": "/train.jsonl", "unfiltered": "/unfiltered.jsonl", "heldout": "/heldout.jsonl"},
         "report": "/toolformer.json",
     },
+    "promote": {"makes": {"": "/promoted.json"}, "anew": "", "report": "/promoted.json"},
     "pocket exam": {"makes": {"": ".json"}, "out": ("output_file", ".json"), "anew": "", "report": ".json"},
 }
 STAGES: dict[str, Verb] = {

@@ -12,13 +12,16 @@ from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, context_length, load, save
 from posttrain.models.logprobs import causal_lm
 from posttrain.models.lora import add_lora, merge_lora
+from posttrain.models.qlora import load_4bit
 from posttrain.models.vocabulary import grow_embeddings
 from posttrain.pocket.base import base_folder
+from posttrain.recipes.good_model import good_model
 
 
 def resolve_model(name: str) -> str:
-    """`pocket` is the embedded base; everything else is a folder or a Hugging Face name."""
-    return str(base_folder()) if name == "pocket" else name
+    """`pocket` is the embedded base, a folder with a file `good` the model that it names; everything else is a model
+    folder or a Hugging Face name."""
+    return str(base_folder()) if name == "pocket" else good_model(name)
 
 
 def load_packed(folder: str) -> Policy:
@@ -28,14 +31,10 @@ def load_packed(folder: str) -> Policy:
     return policy
 
 
-def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Policy, bool]:
+def load_policy(config: Any, read: Callable[..., Policy] = load) -> tuple[Policy, bool]:
     """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
-    chat template of its own. `read`: from a folder to a policy."""
-    policy = read(resolve_model(config.model))
-    if causal_lm(policy.model) is not policy.model:
-        policy = merge_lora(policy)
-    if policy.was_adapter and config.use_peft:
-        _keep_base(config, policy)
+    chat template of its own. `read`: from a folder to a policy, as `load` does it."""
+    policy = _start(config, read)
     if not config.model_dropout:
         drop_nothing(policy.model)
     has_template = policy.tokenizer.chat_template is not None
@@ -63,6 +62,21 @@ def load_policy(config: Any, read: Callable[[str], Policy] = load) -> tuple[Poli
     return policy, has_template and config.chat_template is None
 
 
+def _start(config: Any, read: Callable[..., Policy]) -> Policy:
+    """The model in one piece as it was saved, or its base in four bits. An adapter is merged in fp32 before that."""
+    name = resolve_model(config.model)
+    bits = {"quant_type": config.bnb_4bit_quant_type, "double_quant": config.bnb_4bit_use_double_quant}
+    if config.load_in_4bit and not (Path(name) / "adapter_config.json").exists():
+        return load_4bit(name, read=read, **bits)
+    policy = read(name)
+    if causal_lm(policy.model) is not policy.model:
+        policy = merge_lora(policy)
+    if policy.was_adapter and config.use_peft:
+        folder = _keep_base(config, policy)
+        return load_4bit(folder, read=read, **bits) if config.load_in_4bit else policy
+    return policy
+
+
 def checkpoint_activations(model: Any) -> None:
     """Recompute activations in the backward, which saves memory."""
     # The name changed in transformers 5.2x; both take the same.
@@ -71,7 +85,7 @@ def checkpoint_activations(model: Any) -> None:
     model.enable_input_require_grads()
 
 
-def _keep_base(config: Any, policy: Policy) -> None:
+def _keep_base(config: Any, policy: Policy) -> Path:
     """A new adapter names the folder of its base, so what was merged becomes a folder beside the run."""
     folder = Path(f"{config.output_dir.rstrip('/')}-base")
     mark = folder / "merged_from.txt"
@@ -84,6 +98,7 @@ def _keep_base(config: Any, policy: Policy) -> None:
         save(policy, folder)
         mark.write_text(config.model, encoding="utf-8")
     policy.model.name_or_path = policy.model.config._name_or_path = str(folder)
+    return folder
 
 
 def fit_length(config: Any, policy: Policy, say: Callable[[str], None]) -> Any:

@@ -42,6 +42,15 @@ def read_prompts(entries: Sequence[DatasetEntry], limit: int | None, say: Callab
     return list(found.values())[:limit]
 
 
+def pocket_prompts(say: Callable[[str], None]) -> list[Prompt]:
+    """`read_prompts` of `pocket` where nobody named it: a file or folder of that name is not meant."""
+    found: dict[Any, Prompt] = {}
+    for prompt in filter(None, (prompt_of(item.record) for item in preference_prompts(build_world())[0])):
+        found.setdefault((prompt.messages, repr(prompt.tools)), prompt)
+    say(f"{len(found):,} prompts of pocket")
+    return list(found.values())
+
+
 def prompt_of(record: Record) -> Prompt | None:
     """The prompt of a record: what comes before the last answer of a conversation, which becomes its gold answer, or
     before the judged answers of others."""

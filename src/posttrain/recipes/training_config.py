@@ -116,6 +116,9 @@ class LoraKeys(Config):
     )
     use_rslora: bool = Field(False, description="Rank-stabilised scale (rsLoRA).")
     use_dora: bool = Field(False, description="Weight-decomposed adapter (DoRA).")
+    load_in_4bit: bool = Field(False, description="Hold the base in four bits under the adapter (QLoRA).")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="The sixteen levels of four bits.")
+    bnb_4bit_use_double_quant: bool = Field(True, description="Hold the scales of four bits in eight bits.")
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod
@@ -125,9 +128,14 @@ class LoraKeys(Config):
 
     @model_validator(mode="after")
     def _need_adapter(self) -> Self:
-        for key in ("use_rslora", "use_dora"):
+        for key in ("use_rslora", "use_dora", "load_in_4bit"):
             if getattr(self, key) and not self.use_peft:
                 raise ValueError(f"{key} needs use_peft, which is off: no adapter is trained without it")
+        for key in ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"):
+            if not self.load_in_4bit and getattr(self, key) != LoraKeys.model_fields[key].default:
+                raise ValueError(f"{key} needs load_in_4bit, which is off: nothing is held in four bits without it")
+        if self.load_in_4bit and "ewc" in getattr(self, "protection", {}):
+            raise ValueError("protect ewc needs the gradient of the base, which load_in_4bit has not: keep one")
         return self
 
 

@@ -17,8 +17,15 @@ def record_of(config: Any, policy: Policy, inputs: list[dict[str, Any]]) -> dict
         "seeds": {"seed": config.seed},
         "inputs": inputs,
         "parent": config.model,
-        "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable},
+        "model": {"parameters": policy.num_parameters, "trainable": policy.num_trainable, **_bits(config)},
     }
+
+
+def _bits(config: Any) -> dict[str, Any]:
+    """What the base was held in while the adapter was trained; the adapter itself names the plain base."""
+    if not config.load_in_4bit:
+        return {}
+    return {"base_held_in": config.bnb_4bit_quant_type, "double_quant": config.bnb_4bit_use_double_quant}
 
 
 def result_of(done: Run) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""Logits to tokens: what decoding drops, and drawing by the inverse of the cumulative distribution."""
+"""Logits to tokens: what decoding drops, and drawing by the inverse of the cumulative distribution.
+
+`choose` serves a batch that is drawn one way, `filtered` and `choose_each` one whose rows each have a way of their own.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +15,7 @@ from posttrain.errors import ModelError
 from posttrain.rollouts.sampling import Decoding
 
 BLOCK = 128  # tokens whose probabilities are summed before any is looked at alone
+COLDEST = 1e-30  # logits over a smaller temperature would be infinite, and what is drawn is the same
 LIKELIEST = 256  # as many are sorted for top-p at first; the rest of the vocabulary only where they do not suffice
 
 
@@ -62,8 +67,9 @@ def least_kept(logits_BV: Tensor, top_B: Tensor, decoding: Decoding) -> Tensor |
     return least_B
 
 
-def _least_of_share(logits_BV: Tensor, top_B: Tensor, share: float) -> Tensor:
-    """The logit of the last of the likeliest tokens that together hold `share` of the probability."""
+def _least_of_share(logits_BV: Tensor, top_B: Tensor, share: float | Tensor) -> Tensor:
+    """The logit of the last of the likeliest tokens that together hold `share` (one for all rows, or [B, 1]) of the
+    probability."""
     mass_B = (logits_BV - top_B[:, None]).exp_().sum(1, dtype=torch.float64)
     for count in (min(LIKELIEST, logits_BV.shape[1]), logits_BV.shape[1]):
         sorted_BK = logits_BV.topk(count, 1).values
@@ -72,6 +78,93 @@ def _least_of_share(logits_BV: Tensor, top_B: Tensor, share: float) -> Tensor:
             break
     last_B = (held_BK < share).sum(1).clamp_(max=count - 1)
     return sorted_BK.gather(1, last_B[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How each row of a batch is drawn: `Decoding`, row by row. All [B], on the logits' device; rows as indices."""
+
+    temperature_B: Tensor  # fp32; 1 for greedy rows
+    min_p_B: Tensor | None  # log of it, -inf where it is off; None where it is off for all rows, as below
+    top_k_B: Tensor | None
+    top_p_B: Tensor | None  # float64
+    with_k: Tensor | None  # rows with top-k
+    with_p: Tensor | None
+    greedy: Tensor
+    drawn: Tensor
+    largest_k: int
+    is_cold: bool  # any temperature but 1
+
+    @classmethod
+    def of(cls, decodings: Sequence[Decoding], device: torch.device) -> "Ways":
+        """Greedy rows look at none of the filters."""
+
+        def rows(chosen: list[bool]) -> Tensor:
+            return torch.tensor([row for row, is_in in enumerate(chosen) if is_in], dtype=torch.int64, device=device)
+
+        def values(numbers: list[float] | list[int], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(numbers, dtype=dtype, device=device)
+
+        warm = [d.temperature > 0 for d in decodings]
+        k = [d.top_k if is_warm else 0 for d, is_warm in zip(decodings, warm, strict=True)]
+        p = [d.top_p if is_warm else 1.0 for d, is_warm in zip(decodings, warm, strict=True)]
+        least = [
+            math.log(d.min_p) if is_warm and d.min_p > 0 else -math.inf
+            for d, is_warm in zip(decodings, warm, strict=True)
+        ]
+        temperatures = [
+            max(d.temperature, COLDEST) if is_warm else 1.0 for d, is_warm in zip(decodings, warm, strict=True)
+        ]
+        return cls(
+            temperature_B=values(temperatures, torch.float32),
+            min_p_B=values(least, torch.float32) if max(least) > -math.inf else None,
+            top_k_B=values(k, torch.int64) if any(k) else None,
+            top_p_B=values(p, torch.float64) if min(p) < 1 else None,
+            with_k=rows([number > 0 for number in k]) if any(k) else None,
+            with_p=rows([share < 1 for share in p]) if min(p) < 1 else None,
+            greedy=rows([not is_warm for is_warm in warm]),
+            drawn=rows(warm),
+            largest_k=max(k),
+            is_cold=any(t != 1 for t in temperatures),
+        )
+
+
+def choose_each(logits_BV: Tensor, number_B: Tensor, ways: Ways) -> tuple[Tensor, Tensor]:
+    """As `choose`, every row in its own way; `filtered` comes before. Raises nothing: who calls it has looked."""
+    if not len(ways.drawn):
+        top_B, token_B = logits_BV.max(1)
+        return token_B, -logits_BV.sub_(top_B[:, None]).exp_().sum(1).log_()
+    if not len(ways.greedy):
+        return _draw(logits_BV, logits_BV.amax(1), number_B)
+    token_B, logp_B = torch.empty_like(number_B, dtype=torch.int64), torch.empty_like(number_B, dtype=torch.float32)
+    greedy, drawn = logits_BV[ways.greedy], logits_BV[ways.drawn]
+    top, token_B[ways.greedy] = greedy.max(1)
+    logp_B[ways.greedy] = -greedy.sub_(top[:, None]).exp_().sum(1).log_()
+    token_B[ways.drawn], logp_B[ways.drawn] = _draw(drawn, drawn.amax(1), number_B[ways.drawn])
+    return token_B, logp_B
+
+
+def filtered(logits_BV: Tensor, ways: Ways) -> Tensor:
+    """Logits over their temperatures, those that are dropped at -inf, in place. Greedy rows stay as they are."""
+    if ways.is_cold:
+        logits_BV.div_(ways.temperature_B[:, None])
+    if ways.with_k is None and ways.with_p is None and ways.min_p_B is None:
+        return logits_BV
+    top_B = logits_BV.amax(1)
+    least_B = torch.full_like(top_B, -math.inf)
+    if ways.with_k is not None and ways.top_k_B is not None:
+        chosen = logits_BV[ways.with_k]
+        k_K = ways.top_k_B[ways.with_k].clamp_max(chosen.shape[1])
+        sorted_KK = chosen.topk(min(ways.largest_k, chosen.shape[1]), 1).values
+        least_B[ways.with_k] = sorted_KK.gather(1, k_K[:, None] - 1)[:, 0]
+    if ways.with_p is not None and ways.top_p_B is not None:
+        chosen, least = logits_BV[ways.with_p], least_B[ways.with_p]
+        chosen.masked_fill_(chosen < least[:, None], -math.inf)  # those as likely as the last one of top-k count too
+        share = ways.top_p_B[ways.with_p][:, None]
+        least_B[ways.with_p] = _least_of_share(chosen, top_B[ways.with_p], share)
+    if ways.min_p_B is not None:
+        least_B = torch.maximum(least_B, top_B + ways.min_p_B)
+    return logits_BV.masked_fill_(logits_BV < least_B[:, None], -math.inf)
 
 
 def _draw(logits_BV: Tensor, top_B: Tensor, number_B: Tensor) -> tuple[Tensor, Tensor]:

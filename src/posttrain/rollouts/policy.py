@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 
 from posttrain.errors import ModelError
+from posttrain.models.bitsandbytes import plain_
 from posttrain.models.decoding import Decoder, PlainDecoder, decode_mode
 from posttrain.models.decoding_lean import lean_decoder
 from posttrain.models.load import Policy, context_length
@@ -91,5 +92,5 @@ def _copied(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     for module in found.modules():
         module.__dict__.pop("forward", None)  # a fused twin's, which would compute with the original's weights
     if hasattr(found, "peft_config"):
-        found = found.float().merge_and_unload()  # type: ignore[operator]
+        found = plain_(found).float().merge_and_unload()  # type: ignore[operator]
     return found.to(dtype).eval().requires_grad_(False)
