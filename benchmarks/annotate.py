@@ -27,7 +27,6 @@ from typing import Any
 import httpx
 
 from posttrain.feedback.store import Store
-from process import hardware
 
 RESULTS = Path(__file__).with_name("results") / "annotate.json"
 READY_S = 60.0
@@ -234,6 +233,8 @@ def main() -> int:
     sound = not (found["lost"] or found["duplicates"] or found["items_over_overlap"] or found["unexpected"])
     sound = sound and found["acknowledged"] == chosen.annotators * chosen.ballots
     if sound and (chosen.annotators, chosen.ballots, chosen.kills, chosen.store) == (20, 200, 2, ""):
+        from process import hardware  # beside this file; the tests load this file from elsewhere
+
         RESULTS.write_text(json.dumps({**found, "hardware": hardware()}, indent=1) + "\n", encoding="utf-8")
     print("every acknowledged vote is stored, once" if sound else "NOT SOUND: no figures were kept")
     return 0 if sound else 1
