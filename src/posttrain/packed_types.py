@@ -83,7 +83,8 @@ class Batch:
     `span_N`: the index in `spans` that holds each. `sources`: where each tree came from, for error messages.
     `judged`: of preference data, what is known of the answers. `baseline`: answers behind prompts that they do not
     belong to, where an objective measures its baseline on such (KTO). `rolled`: of rollouts, what is known of the
-    sampled tokens. `replay`: text to imitate beside the rollouts (PPO-ptx).
+    sampled tokens. `replay`: text to imitate beside the rollouts (PPO-ptx). `is_filler`: it counts for nothing, and is
+    there so that a process passes the model as often as the others do.
     """
 
     input_ids_T: "torch.Tensor"
@@ -98,6 +99,7 @@ class Batch:
     baseline: "tuple[Batch, ...]" = ()
     rolled: "Rolled | None" = None
     replay: "Batch | None" = None
+    is_filler: bool = False
 
     @property
     def num_tokens(self) -> int:

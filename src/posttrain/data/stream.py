@@ -3,6 +3,7 @@
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,7 +25,8 @@ class Stream:
     a part keep the order of its walk, up to the window that rows are packed from. Samples that know their lengths
     (`length_S`) and trained tokens (`trained_S`) as arrays are planned without being read. `collate` makes the batch
     of the samples of these numbers, where it is to hold more than `pack` puts into it. With `may_exceed` a sample over
-    `max_length` has a row of its own: a tree of many answers cannot be cut in two.
+    `max_length` has a row of its own: a tree of many answers cannot be cut in two. `deal`: of the batches of one step,
+    given their sizes in tokens, the numbers of those that are to be made here, and whether each is a filler.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Stream:
         temperature: float = 1.0,
         collate: Callable[[list[int]], Batch] | None = None,
         may_exceed: bool = False,
+        deal: Callable[[list[int]], list[tuple[int, bool]]] = lambda sizes: [(i, False) for i in range(len(sizes))],
     ) -> None:
         if not len(samples):
             raise DataError("no sample to train on.")
         self.samples = samples
         self.max_length, self.batch_size, self.accumulation = max_length, batch_size, accumulation
-        self.packing, self.seed = packing, seed
+        self.packing, self.seed, self.deal = packing, seed, deal
         self.parts, self.temperature = parts, temperature
         self.collate = collate or (lambda indices: pack([samples[i] for i in indices]))
         lengths = _lengths(samples)
@@ -74,14 +77,17 @@ class Stream:
         return epoch + (within + 1) / (self._end(epoch) - (step - 1 - within))
 
     def step(self, step: int) -> list[Batch]:
-        """The packed batches of one optimiser step."""
+        """The packed batches of one optimiser step that are dealt to this process."""
         epoch, within = self._locate(step)
         rows, per_step = self._plan(epoch), self.batch_size * self.accumulation
         stop = min(len(rows), (within + 1) * per_step)
         batches = (
             rows.span(row, min(stop, row + self.batch_size)) for row in range(within * per_step, stop, self.batch_size)
         )
-        return [self.collate(batch) for batch in batches if self._is_trained(batch)]
+        trained = [batch for batch in batches if self._is_trained(batch)]
+        dealt = self.deal([int(self.length_S[batch].sum()) for batch in trained])
+        made = [(self.collate(trained[number]), is_filler) for number, is_filler in dealt]
+        return [replace(batch, is_filler=True) if is_filler else batch for batch, is_filler in made]
 
     def mixture(self, num_epochs: float = 1.0) -> list[Amount]:
         """What each part gives in so many epochs (`mixture.describe` says it in words); empty without parts."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from posttrain.errors import ModelError
+from posttrain.models.within import within
 from posttrain.types import Batch, Span
 
 # Elements of one chunk of logits: 4M fp32 values are 16 MB, which stays in a CPU's shared cache and is a small part
@@ -107,15 +108,18 @@ def token_stats(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability [N] of every trained token and, where asked, the entropy [N] (nats) of the distribution that
     predicts it; see `head_stats`."""
-    hidden_ND = hidden_states(model, batch).index_select(0, batch.source_N)
-    return head_stats(
-        hidden_ND,
-        head_of(model),
-        batch.target_ids_N,
-        temperature=temperature,
-        entropy=entropy,
-        gradient_hint_N=gradient_hint_N,
-    )
+
+    def found() -> tuple[Tensor, Tensor | None]:
+        return head_stats(
+            hidden_states(model, batch).index_select(0, batch.source_N),
+            head_of(model),
+            batch.target_ids_N,
+            temperature=temperature,
+            entropy=entropy,
+            gradient_hint_N=gradient_hint_N,
+        )
+
+    return within(model, found)
 
 
 def head_logps(

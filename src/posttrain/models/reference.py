@@ -15,6 +15,7 @@ from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, load
 from posttrain.models.logprobs import KNOWN, Head, causal_lm, head_of, hidden_states, token_logps
 from posttrain.models.lora import merge_lora
+from posttrain.models.within import within
 from posttrain.types import Batch
 
 
@@ -61,7 +62,7 @@ def reference_logps(
 def reference_states(reference: Reference, batch: Batch) -> tuple[Tensor, Head]:
     """Final hidden states [T, D] under the reference, and the head that makes distributions of them."""
     with _as_reference(reference) as model:
-        return hidden_states(model, batch), head_of(model)
+        return within(model, lambda: (hidden_states(model, batch), head_of(model)))
 
 
 @contextmanager

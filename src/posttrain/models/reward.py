@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from posttrain.models.load import (
 )
 from posttrain.models.logprobs import causal_lm, hidden_states
 from posttrain.models.lora import merge_lora
+from posttrain.models.within import within
 from posttrain.types import Batch
 
 
@@ -53,7 +55,11 @@ def load_reward(
 def answer_scores(model: nn.Module, batch: Batch) -> Tensor:
     """The reward [A] (fp32) of every answer of a batch of preference data."""
     assert batch.judged is not None, "only preference data has answers to score"
-    last_AD = hidden_states(model, batch).index_select(0, batch.judged.last_A)
+    return within(model, partial(_answer_scores, model, batch, batch.judged.last_A))
+
+
+def _answer_scores(model: nn.Module, batch: Batch, last_A: Tensor) -> Tensor:
+    last_AD = hidden_states(model, batch).index_select(0, last_A)
     # In bf16 a score of 4 moves in steps of 0.03, and answers would tie.
     with torch.autocast(last_AD.device.type, enabled=False):
         scores_A: Tensor = causal_lm(model).score(last_AD.float())[:, 0]

@@ -25,6 +25,7 @@ from posttrain.models.load import Policy, base_of, load_tokenizer, load_weights,
 from posttrain.models.logprobs import Entropy, causal_lm, head_of, head_stats, hidden_states
 from posttrain.models.lora import add_lora, merge_lora
 from posttrain.models.reward import load_reward
+from posttrain.models.within import within
 from posttrain.types import Batch
 
 HEAD_FILE = "value_head.safetensors"
@@ -78,7 +79,8 @@ class SharedValueModel(ValueModel):
 
     def values(self, batch: Batch) -> Tensor:
         """The value [N] (fp32) of the state before every trained token."""
-        return read_values(_sources(self.policy.model, batch), self.head)
+        model = self.policy.model
+        return within(model, lambda: read_values(_sources(model, batch), self.head))
 
     def stats_and_values(
         self, model: nn.Module, batch: Batch, *, temperature: float = 1.0, entropy: Entropy = False
@@ -112,16 +114,20 @@ class SharedValueModel(ValueModel):
 def token_values(model: Any, batch: Batch) -> Tensor:
     """The value [N] (fp32) that a classifier with one label gives to the state before every trained token: for the
     first token of an answer this is the end of its prompt."""
-    return read_values(_sources(model, batch), causal_lm(model).score)
+    return within(model, lambda: read_values(_sources(model, batch), causal_lm(model).score))
 
 
 def policy_and_values(
     model: nn.Module, head: nn.Module, batch: Batch, *, temperature: float = 1.0, entropy: Entropy = False
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Log-probability [N], entropy [N] where asked, and value [N] of every trained token, from one forward."""
-    hidden_ND = _sources(model, batch)
-    stats = head_stats(hidden_ND, head_of(model), batch.target_ids_N, temperature=temperature, entropy=entropy)
-    return *stats, read_values(hidden_ND, head)
+
+    def found() -> tuple[Tensor, Tensor | None, Tensor]:
+        hidden_ND = _sources(model, batch)
+        stats = head_stats(hidden_ND, head_of(model), batch.target_ids_N, temperature=temperature, entropy=entropy)
+        return *stats, read_values(hidden_ND, head)
+
+    return within(model, found)
 
 
 def read_values(hidden_ND: Tensor, head: nn.Module) -> Tensor:

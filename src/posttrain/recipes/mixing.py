@@ -10,6 +10,7 @@ from posttrain.data.mixture import Part, describe
 from posttrain.data.store import TokenStore
 from posttrain.data.stream import Stream
 from posttrain.recipes.dataset_reading import Loaded
+from posttrain.train import distributed
 from posttrain.types import Batch, Conversation, Sample
 
 
@@ -74,13 +75,14 @@ def open_stream(
         samples,
         max_length=config.max_length,
         batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
+        accumulation=config.gradient_accumulation_steps * distributed.world(),
         packing=config.packing,
         seed=config.seed,
         parts=parts,
         temperature=config.mixing_temperature,
         may_exceed=may_exceed,
         collate=collate,
+        deal=distributed.share,
     )
     for line in describe(stream.mixture()) if parts is not None else ():
         say(line)

@@ -5,7 +5,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.distributed_config import DistributedKeys
 from posttrain.recipes.protect_config import ProtectKeys
+from posttrain.recipes.rollout_vllm_config import SamplingServerKeys
 from posttrain.recipes.tools_config import ToolKeys
 from posttrain.recipes.training_config import LoraKeys, ModelKeys, OptimKeys, OutputKeys
 
@@ -57,7 +59,7 @@ class IterationKeys(RolloutKeys):
     seed: int = Field(0, ge=0, description="Seed of prompts' order, sampling and adapter weights.")
 
 
-class RolloutConfig(OutputKeys, ProtectKeys, LoraKeys, OptimKeys, IterationKeys):
+class RolloutConfig(OutputKeys, DistributedKeys, ProtectKeys, LoraKeys, OptimKeys, SamplingServerKeys, IterationKeys):
     """What reinforcement learning from rollouts needs, whatever its loss."""
 
     model_dropout: ClassVar[bool] = False
@@ -70,10 +72,12 @@ class RolloutConfig(OutputKeys, ProtectKeys, LoraKeys, OptimKeys, IterationKeys)
         "dataset": "prompts and rewards",
         "tools": "tools",
         "num_prompts": "rollouts",
+        "sampler": "sampling on servers",
         "num_train_epochs": "training",
         "learning_rate": "optimisation",
         "use_peft": "LoRA",
         "protect": "against forgetting",
+        "launcher": "more than one process",
         "output_dir": "output",
     }
 
@@ -144,6 +148,7 @@ class RolloutConfig(OutputKeys, ProtectKeys, LoraKeys, OptimKeys, IterationKeys)
             raise ValueError("max_turns needs an environment: without one every episode has one answer")
         if getattr(self, "target_kl", None) and self.num_updates * self.num_mini_batches == 1:
             raise ValueError("target_kl ends an iteration early, and this one has a single step: leave it out")
+        self.agree_on_staleness(self.num_updates * self.num_mini_batches)
         if self.gold_reward and not self.eval_dataset:
             raise ValueError("gold_reward needs eval_dataset: name the prompts to measure on")
         if self.eval_steps and not self.eval_dataset:

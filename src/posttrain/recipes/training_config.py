@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.config import Config
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.distributed_config import DistributedKeys
 from posttrain.recipes.protect_config import ProtectKeys
 
 
@@ -81,6 +82,9 @@ class OptimKeys(Config):
     rates: ClassVar[tuple[float, float]]
 
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; left out, by the verb and use_peft.")
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = Field(
+        "adamw_torch_fused", description="AdamW, or with moments in 8 bits, or paged out of a GPU (bitsandbytes)."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled decay of weight matrices (AdamW).")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of AdamW's mean of gradients.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of AdamW's mean of squared gradients.")
@@ -176,7 +180,9 @@ class OutputKeys(Config):
         return self
 
 
-class TrainingConfig(OutputKeys, EvalKeys, ProtectKeys, LoraKeys, OptimKeys, StepKeys, DataKeys, ModelKeys):
+class TrainingConfig(
+    OutputKeys, DistributedKeys, EvalKeys, ProtectKeys, LoraKeys, OptimKeys, StepKeys, DataKeys, ModelKeys
+):
     """What a verb needs to train a model on data."""
 
     progress: ClassVar[str] = "fine-tuning"
@@ -193,6 +199,7 @@ class TrainingConfig(OutputKeys, EvalKeys, ProtectKeys, LoraKeys, OptimKeys, Ste
         "use_peft": "LoRA",
         "protect": "against forgetting",
         "eval_steps": "evaluation",
+        "launcher": "more than one process",
         "output_dir": "output",
     }
 

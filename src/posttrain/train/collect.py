@@ -9,6 +9,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from posttrain.rollouts.grading import Grader
+from posttrain.train import distributed
 from posttrain.types import Prompt, Rollout
 
 Groups = list[list[Rollout]]
@@ -62,9 +63,15 @@ class Collector:
         chosen = [self.prompts[self._index(self.cursor + i)] for i in range(count)]
         self.cursor += count
         self.calls += 1
-        groups = self.roll(chosen, self.seed * 1_000_003 + self.calls, version)
-        graded = iter(self.grader.grade([rollout for group in groups for rollout in group]))
-        return [[next(graded) for _ in group] for group in groups]
+        seed = self.seed * 1_000_003 + self.calls
+
+        def answered(prompts: list[Prompt]) -> Groups:
+            groups = self.roll(prompts, seed, version)
+            graded = iter(self.grader.grade([rollout for group in groups for rollout in group]))
+            return [[next(graded) for _ in group] for group in groups]
+
+        # A prompt that comes twice is drawn anew the second time, by whoever drew it the first time.
+        return distributed.spread(chosen, answered, [repr(prompt.messages) for prompt in chosen])
 
     def _index(self, cursor: int) -> int:
         epoch, place = divmod(cursor, len(self.prompts))

@@ -1,13 +1,16 @@
 """Held-out loss during training: best so far, and when to stop."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from posttrain.errors import TrainError
 from posttrain.losses.sft import Loss
 from posttrain.models.load import Policy
+from posttrain.models.within import within
+from posttrain.train import distributed
 from posttrain.train.checkpoint import State
 from posttrain.train.objectives import Objective
 from posttrain.types import Batch
@@ -56,16 +59,32 @@ def measure(
     total = torch.zeros((), dtype=torch.float64)
     sums: dict[str, torch.Tensor] = {}
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
-        objective = objective.at_step(policy.model, batches)
-        for batch in batches:
-            found = objective.loss(policy.model, batch.to(policy.device))
-            total += found.sum.double().cpu()
-            add_metrics(sums, found)
+        own = [
+            replace(batches[number], is_filler=is_filler)
+            for number, is_filler in distributed.share([batch.num_tokens for batch in batches])
+        ]
+        objective = objective.at_step(policy.model, own)
+        for batch in own:
+            found = loss_of(policy.model, objective, batch.to(policy.device))
+            if not batch.is_filler:
+                total += found.sum.double().cpu()
+                add_metrics(sums, found)
     policy.model.train(was_training)
-    loss = float(total) / sum(objective.units(batch) for batch in batches)
+    whole, units = distributed.total(float(total), sum(objective.units(b) for b in own if not b.is_filler))
+    loss, sums = whole / units, distributed.merged(sums)
     if not math.isfinite(loss):
         raise TrainError(f"the held-out loss is {loss}; lower the learning rate, or look for broken records.")
     return loss, mean_metrics(sums)
+
+
+def loss_of(model: nn.Module, objective: Objective, batch: Batch) -> Loss:
+    """The objective's loss of a batch, in one forward of whatever engine runs the model."""
+
+    def parts() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        found = objective.loss(model, batch)
+        return found.sum, found.metrics
+
+    return Loss(*within(model, parts))
 
 
 def add_metrics(sums: dict[str, torch.Tensor], loss: Loss) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from posttrain.data.batch import pack
 from posttrain.data.packing import plan_rows
+from posttrain.train import distributed
 from posttrain.types import Batch, Rolled, Rollout, Sample, Segment
 
 COLUMNS = ("old", "reference", "value", "advantage", "returns")
@@ -110,6 +111,11 @@ class Row:
         """Its answers, in the order of the batch."""
         return [answer for tree in self.trees for answer, _ in tree.members]
 
+    @property
+    def num_tokens(self) -> int:
+        """Positions that pass the model."""
+        return sum(sum(tree.lengths) for tree in self.trees)
+
     def batch(self, units: float = 1.0) -> Batch:
         """Everything on the tokens whose weight is not 0, for the loss."""
         members = [member for tree in self.trees for member in tree.members]
@@ -150,9 +156,14 @@ def fill(
     bf16: bool,
 ) -> None:
     """Give every answer the column `name`: what `ask` says of its sampled tokens, without a gradient."""
-    for row in packed(answers, row_length):
+    rows = packed(answers, row_length)
+    parts: dict[int, Tensor] = {}
+    for number, is_filler in distributed.share([row.num_tokens for row in rows]):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            found = ask(row.batch().to(device)).float().cpu()
-        parts = found.split([answer.num_chosen for answer in row.answers])
-        for answer, part in zip(row.answers, parts, strict=True):
+            found = ask(rows[number].batch().to(device)).float().cpu()
+        if not is_filler:
+            parts[number] = found
+    for number, found in sorted(item for part in distributed.gather(parts) for item in part.items()):
+        own = rows[number].answers
+        for answer, part in zip(own, found.split([answer.num_chosen for answer in own]), strict=True):
             setattr(answer, name, part)

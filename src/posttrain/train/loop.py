@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,12 @@ import torch
 from posttrain.errors import RunStopped, TrainError
 from posttrain.losses.sft import Loss
 from posttrain.models.load import Policy
+from posttrain.train import distributed
 from posttrain.train.checkpoint import Checkpoints, State
-from posttrain.train.evaluation import Evaluation, add_metrics, mean_metrics
+from posttrain.train.evaluation import Evaluation, add_metrics, loss_of, mean_metrics
 from posttrain.train.memory import memory_mb
 from posttrain.train.objectives import Objective
+from posttrain.train.sharding import ALONE, Engines, whole_norm
 from posttrain.types import Batch
 
 
@@ -78,11 +81,20 @@ class _Window:
     def add(self, step: int, loss: Loss, units: float, batch: Batch) -> None:
         self.losses.append((step, loss.sum.detach(), units, batch.sources))
         add_metrics(self.metrics, loss)
+
+    def count(self, units: float, num_tokens: float) -> None:
+        """One step of all processes."""
         self.units += units
-        self.num_tokens += batch.num_tokens
+        self.num_tokens += int(num_tokens)
 
     def mean_loss(self) -> float:
         """The window's loss per unit; the one place that waits for the device. Raises TrainError on NaN or inf."""
+        (total,) = distributed.total(distributed.together(self._sum))
+        return total / self.units
+
+    def _sum(self) -> float:
+        if not self.losses:  # this process had fillers alone
+            return 0.0
         sums = torch.stack([loss for _, loss, _, _ in self.losses]).double().cpu().tolist()
         for total, (step, _, _, sources) in zip(sums, self.losses, strict=True):
             if not math.isfinite(total):
@@ -92,7 +104,7 @@ class _Window:
                     f"the loss is {total} at step {step + 1}, in the batch of {named}{more}. Nothing was saved after "
                     "the last checkpoint; lower the learning rate, set max_grad_norm, or mend those records."
                 )
-        return sum(sums) / self.units
+        return sum(sums)
 
 
 def train(
@@ -113,37 +125,43 @@ def train(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     companion: Companion | None = None,
+    engines: Engines = ALONE,
 ) -> Run:
     """Minimise `objective` over `stream` for `total_steps` optimiser steps.
 
-    Every loss is a sum; it is divided once, by the units of the whole step, counted before the first forward. So any
-    split into micro-batches gives the same gradient. A resumed run equals an uninterrupted one.
+    Every loss is a sum; it is divided once, by the units of the whole step, counted over all processes before the first
+    forward. So any split into micro-batches or processes gives the same gradient. A resumed run equals an uninterrupted
+    one. `engines`: what runs the models where several processes train them.
     """
     state, measured = State(), objective.held_out or objective
     if resume:
         state = checkpoints.resume(policy, optimizer, companion)
-        log.rewind(state.step)
+        distributed.by_main(partial(log.rewind, state.step))
     began = time.perf_counter() - state.elapsed_s
     if evaluation and not resume:
-        log.write({"step": 0, "epoch": 0.0} | evaluation.run(policy, measured, state, bf16=bf16))
+        found = evaluation.run(policy, measured, state, bf16=bf16)
+        distributed.by_main(partial(log.write, {"step": 0, "epoch": 0.0} | found))
         if evaluation.keep_best:  # the start itself may stay the best
             checkpoints.save(policy, optimizer, state, companion)
     policy.model.train()
     window, status = _Window(), "finished"
     while state.step < total_steps:
         with _kept(lambda: checkpoints.save(policy, optimizer, state, companion)):
-            norm, lr = _step(policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window, companion)
+            norm, lr = _step(
+                policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window, companion, engines
+            )
         state.elapsed_s = time.perf_counter() - began
         over = _is_over(companion)
-        last, stopping = over or state.step == total_steps, should_stop()
+        last, stopping = over or state.step == total_steps, any(distributed.gather(should_stop()))
         saving = bool(save_steps) and state.step % save_steps == 0
         evaluating = evaluation is not None and (last or evaluation.is_due(state.step))
         if last or stopping or saving or evaluating or state.step % logging_steps == 0:
-            log.write(_line(window, state, stream, lr, norm) | (companion.line() if companion else {}))
+            line = _line(window, state, stream, lr, norm) | (companion.line() if companion else {})
+            distributed.by_main(partial(log.write, line))
             window = _Window()
         if evaluation is not None and evaluating:
             found = evaluation.run(policy, measured, state, bf16=bf16)
-            log.write({"step": state.step, "epoch": stream.epoch_of(state.step)} | found)
+            distributed.by_main(partial(log.write, {"step": state.step, "epoch": stream.epoch_of(state.step)} | found))
             saving = saving or (evaluation.keep_best and state.best_step == state.step)
             window.started = time.perf_counter()
         if saving or stopping:
@@ -177,26 +195,36 @@ def _step(
     state: State,
     window: _Window,
     companion: Companion | None,
+    engines: Engines,
 ) -> tuple[torch.Tensor, float]:
     """One optimiser step: count units, forward, backward, clip, step."""
     batches = stream.step(state.step)
-    units = [objective.units(batch) for batch in batches]
+    units = [0.0 if batch.is_filler else objective.units(batch) for batch in batches]
+    counted = [batch for batch in batches if not batch.is_filler]
+    whole, num_tokens, num_trained = distributed.total(
+        sum(units), sum(batch.num_tokens for batch in counted), sum(batch.num_trained for batch in counted)
+    )
     device, lr = policy.device, rate(state.step)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         objective = objective.at_step(policy.model, batches)
     heard: dict[str, torch.Tensor] = {}
-    for batch, share in zip(batches, units, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = objective.loss(policy.model, batch.to(device))
-        (loss.sum / sum(units)).backward()
+    for number, (batch, share) in enumerate(zip(batches, units, strict=True), 1):
+        with engines.accumulating(is_last=number == len(batches)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = loss_of(policy.model, objective, batch.to(device))
+            (loss.sum * (0.0 if batch.is_filler else engines.scale) / whole).backward()
+        if batch.is_filler:
+            continue
         window.add(state.step, loss, share, batch)
         if companion:
             add_metrics(heard, loss)
-        state.num_tokens += batch.num_tokens
-        state.num_trained += batch.num_trained
+    window.count(whole, num_tokens)
+    state.num_tokens += int(num_tokens)
+    state.num_trained += int(num_trained)
     for penalty in objective.penalties(policy.model) if objective.penalties else ():
         penalty.sum.backward()
-        add_metrics(window.metrics, penalty)
+        if distributed.is_main():
+            add_metrics(window.metrics, penalty)
     norm = _clip(optimizer, max_grad_norm or float("inf"))
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("rate", 1.0)
@@ -204,7 +232,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
     if companion:
-        companion.learned(state.step, mean_metrics(heard) | {"grad_norm": float(norm)})
+        companion.learned(state.step, mean_metrics(distributed.merged(heard)) | {"grad_norm": float(norm)})
     return norm, lr
 
 
@@ -219,7 +247,7 @@ def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
     parts: dict[str, list[torch.Tensor]] = {}
     for group in optimizer.param_groups:
         parts.setdefault(group.get("part", ""), []).extend(group["params"])
-    norms = [torch.nn.utils.clip_grad_norm_(parameters, max_norm) for parameters in parts.values()]
+    norms = [whole_norm(torch.nn.utils.clip_grad_norm_(parameters, max_norm)) for parameters in parts.values()]
     return norms[0] + 0 * sum(norms[1:])
 
 
@@ -234,11 +262,11 @@ def _line(window: _Window, state: State, stream: Steps, lr: float, norm: torch.T
         "step": state.step,
         "epoch": round(stream.epoch_of(state.step), 4),
         "loss": loss,
-        **mean_metrics(window.metrics),
+        **mean_metrics(distributed.merged(window.metrics)),
         "learning_rate": lr,
         "grad_norm": length,
         "tokens_per_s": window.num_tokens / (time.perf_counter() - window.started),
         "trained_tokens": state.num_trained,
-        "memory_mb": memory_mb(),
+        "memory_mb": distributed.largest(memory_mb()),
         "elapsed_s": state.elapsed_s,
     }

@@ -13,6 +13,7 @@ from posttrain.losses.reward import reward_loss
 from posttrain.losses.sft import Loss, sft_loss
 from posttrain.models.logprobs import token_logps
 from posttrain.models.reward import answer_scores
+from posttrain.train import distributed
 from posttrain.types import Batch, Judged
 
 
@@ -55,11 +56,18 @@ def pair_objective(name: str, loss: Callable[..., Loss], *, shift_beta: float = 
         return lambda model, batch: loss(answers_of(model, batch), pairs_of(batch))
 
     def prepare(model: nn.Module, batches: Sequence[Batch]) -> Objective:
-        ratio_A = torch.cat([_log_ratios(model, batch) for batch in batches])
+        ratio_A = _step_ratios(model, [(batch, batch.is_filler) for batch in batches])
         shift = shift_beta * ratio_A.mean()
         return Objective(name, of(partial(loss, bco_shift=shift)), _num_pairs)
 
     return Objective(name, of(loss), _num_pairs, prepare if shift_beta else None)
+
+
+def _step_ratios(model: nn.Module, batches: Sequence[tuple[Batch, bool]]) -> Tensor:
+    """[A]: the log-ratios of all answers of a step, of every process; what is a filler is asked and left out."""
+    found = [(_log_ratios(model, batch), is_filler) for batch, is_filler in batches]
+    own = [ratio_A for ratio_A, is_filler in found if not is_filler]
+    return distributed.everyone(torch.cat(own) if own else found[0][0][:0])
 
 
 @torch.no_grad()
@@ -106,7 +114,8 @@ def kto_objective(
 
 def _kto_baseline(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
     assert all(batch.baseline for batch in batches), "KTO needs mismatched answers for its baseline"
-    ratio_A = torch.cat([_log_ratios(model, mixed) for batch in batches for mixed in batch.baseline])
+    every = distributed.evened([(mixed, batch.is_filler) for batch in batches for mixed in batch.baseline])
+    ratio_A = _step_ratios(model, [(mixed, one or other) for (mixed, one), other in every])
     return kto_baseline(ratio_A, torch.zeros_like(ratio_A))
 
 

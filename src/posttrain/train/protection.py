@@ -13,6 +13,7 @@ from posttrain.models.distributions import forward_kl, known_states
 from posttrain.models.logprobs import head_logps, head_of, hidden_states
 from posttrain.models.reference import Reference, reference_states
 from posttrain.models.shifts import Shift
+from posttrain.train import distributed
 from posttrain.train.objectives import Objective
 from posttrain.train.rollout_objective import with_replay
 from posttrain.types import Batch
@@ -57,12 +58,19 @@ class _Shares:
 
 
 def _shares(objective: Objective, hold: Hold, batches: Sequence[Batch]) -> _Shares:
-    units = sum(objective.units(batch) for batch in batches)
+    batches = [batch for batch in batches if not batch.is_filler]
     texts = [batch.replay for batch in batches if batch.replay is not None]
+    # Every process is held on the same text, which the sums over all of them count as often.
+    units, trained, text_tokens, text_weight = distributed.total(
+        sum(objective.units(batch) for batch in batches),
+        sum(batch.num_trained for batch in batches),
+        sum(text.num_trained for text in texts),
+        sum(float(text.weight_N.double().sum()) for text in texts),
+    )
     return _Shares(
-        kl=hold.kl_coef * units / max(sum(batch.num_trained for batch in batches), 1),
-        distill=hold.distill_coef * units / max(sum(text.num_trained for text in texts), 1),
-        replay=hold.replay_coef * units / max(sum(float(text.weight_N.double().sum()) for text in texts), 1e-9),
+        kl=hold.kl_coef * units / max(trained, 1),
+        distill=hold.distill_coef * units / max(text_tokens, 1),
+        replay=hold.replay_coef * units / max(text_weight, 1e-9),
     )
 
 

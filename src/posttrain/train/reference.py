@@ -23,6 +23,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.copies import adapter_off
 from posttrain.models.load import Policy
 from posttrain.models.logprobs import causal_lm, token_logps
+from posttrain.train import distributed
 from posttrain.types import Sample
 
 Array = np.ndarray[Any, Any]
@@ -63,12 +64,14 @@ def with_reference(
     lengths, trained = _sizes(samples)
     path = None if folder is None else folder / f"{_key(policy, samples, bf16)}.npy"
     found = None if path is None else _found(path, int(trained.sum()))
+    if not all(distributed.gather(found is not None)):
+        found = None
     if found is not None and path is not None:
         say(f"reference log-probabilities of {len(samples):,} samples found in {path.parent}")
         return Referenced(samples, trained, lengths, found)
     logp_N = _compute(policy, samples, lengths, trained, row_length, bf16, _News(len(samples), say))
     if path is not None:
-        _keep(path, logp_N)
+        distributed.by_main(lambda: _keep(path, logp_N))
     return Referenced(samples, trained, lengths, logp_N)
 
 
@@ -83,20 +86,24 @@ def _compute(
     news: "_News",
 ) -> Array:
     ends = np.cumsum(trained, dtype=np.int64)
-    logp_N = np.empty(int(ends[-1]) if len(ends) else 0, np.float32)
+    logp_N = np.zeros(int(ends[-1]) if len(ends) else 0, np.float32)
     was_training = policy.model.training
     policy.model.eval()
     with adapter_off(policy.model), torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
-        for row in plan_rows(np.minimum(lengths, row_length).tolist(), row_length, seed=0):
+        rows = plan_rows(np.minimum(lengths, row_length).tolist(), row_length, seed=0)
+        for number, is_filler in distributed.share([int(lengths[row].sum()) for row in rows]):
+            row = rows[number]
             batch = pack([samples[index] for index in row]).to(policy.device)
             found = token_logps(policy.model, batch).float().cpu().numpy()
+            if is_filler:
+                continue
             start = 0
             for index in row:
                 logp_N[ends[index] - trained[index] : ends[index]] = found[start : start + trained[index]]
                 start += int(trained[index])
-            news.add(len(row))
+            news.add(len(row) * distributed.world())
     policy.model.train(was_training)
-    return logp_N
+    return distributed.summed(logp_N)
 
 
 class _News:

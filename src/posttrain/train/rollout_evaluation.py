@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.models.load import Policy
 from posttrain.rollouts.grading import Grader
+from posttrain.train import distributed
 from posttrain.train.checkpoint import State
 from posttrain.train.collect import Groups, rollout_metrics
 from posttrain.train.objectives import Objective
@@ -45,14 +46,16 @@ class RolloutEvaluation:
         was_training = policy.model.training
         policy.model.eval()
         self.sampler.refresh(state.step)
-        groups = self.roll(self.prompts, self.seed, state.step)
+        keys = [repr(prompt.messages) for prompt in self.prompts]
+        groups = distributed.spread(self.prompts, lambda own: self.roll(own, self.seed, state.step), keys)
         self.sampler.release()
         policy.model.train(was_training)
-        graded = self.grader().grade([group[0] for group in groups])
+        answers = [group[0] for group in groups]
+        graded = distributed.spread(answers, self.grader().grade)
         told = rollout_metrics([[rollout] for rollout in graded])
         found = {f"eval_{k}": v for k, v in told.items() if k in KEPT or k == "reward" or k.startswith("reward/")}
         if self.gold is not None:
-            found |= gold_metrics(self.gold().grade([group[0] for group in groups]))
+            found |= gold_metrics(distributed.spread(answers, self.gold().grade))
         return found
 
 

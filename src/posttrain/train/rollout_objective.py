@@ -11,6 +11,7 @@ from posttrain.losses.policy import Tokens
 from posttrain.losses.sft import Loss, sft_loss
 from posttrain.losses.value import value_loss
 from posttrain.models.logprobs import token_logps, token_stats
+from posttrain.train import distributed
 from posttrain.train.objectives import Objective
 from posttrain.types import Batch, Rolled
 
@@ -52,8 +53,10 @@ def rollout_objective(
         return found
 
     def prepare(model: nn.Module, batches: Sequence[Batch]) -> Objective:  # noqa: ARG001 (an objective's signature)
-        tokens = sum(float(batch.replay.weight_N.sum()) for batch in batches if batch.replay is not None)
-        scale = replay_coef * sum(map(_units, batches)) / max(tokens, 1.0)
+        counted = [batch for batch in batches if not batch.is_filler]
+        tokens = sum(float(batch.replay.weight_N.sum()) for batch in counted if batch.replay is not None)
+        tokens, units = distributed.total(tokens, sum(map(_units, counted)))
+        scale = replay_coef * units / max(tokens, 1.0)
         return Objective(name, lambda model, batch: objective(model, batch, scale), _units)
 
     return Objective(name, objective, _units, prepare if replay_coef else None)

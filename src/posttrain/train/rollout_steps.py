@@ -7,7 +7,7 @@ cursor, controllers and caches are part of a checkpoint, so a resumed run equals
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from posttrain.losses.kl import adapted_coef
 from posttrain.losses.policy import token_weights
 from posttrain.models.load import Policy
 from posttrain.models.logprobs import token_logps
+from posttrain.train import distributed
 from posttrain.train.batch_state import dump, load
 from posttrain.train.collect import Collector, Groups
 from posttrain.train.credit import Credit
@@ -97,7 +98,7 @@ class RolloutSteps:
         """The micro-batches of one optimiser step; samples anew where none waits."""
         for empty in range(MAX_EMPTY):
             if self._queue:
-                return self._queue.pop(0)
+                return dealt(self._queue.pop(0))
             self._collect(step)
             if empty:  # of iterations that teach nothing the log has this number alone
                 self._told["empty_iterations"] = float(empty)
@@ -124,7 +125,7 @@ class RolloutSteps:
             metrics = {**metrics, "first_ratio_error": abs(metrics.get("ratio", 1.0) - 1)}
         told = self._told if self._is_first else {}
         self._is_first = False  # before the check, which may end the run with a checkpoint of this state
-        self._is_over = bool(told) and self.is_past_peak(step, told)
+        self._is_over = distributed.from_main(bool(told) and distributed.is_main() and self.is_past_peak(step, told))
         self._check(step, {**metrics, **told})
         target = self.shape.target_kl
         if target is not None and metrics.get("approx_kl", 0.0) > target and self._queue:
@@ -256,6 +257,14 @@ class RolloutSteps:
         kept = [(answer, weight) for answer, weight in pairs if shape.keep_idle or answer.has_signal]
         rows = packed([answer for answer, _ in kept], shape.row_length, [weight for _, weight in kept]) if kept else []
         return [row.batch(units / len(rows)) for row in rows]
+
+
+def dealt(batches: list[Batch]) -> list[Batch]:
+    """Of the micro-batches of a step, which every process has, those that are this one's. Text to imitate goes with the
+    first one of each: the forwards of all processes must be as many."""
+    replay = next((batch.replay for batch in batches if batch.replay is not None), None)
+    own = distributed.share([batch.num_tokens for batch in batches])
+    return with_replay([replace(batches[i], is_filler=is_filler, replay=None) for i, is_filler in own], replay)
 
 
 def _mean_size(answers: Sequence[Answer]) -> float:

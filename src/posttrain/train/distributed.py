@@ -1,0 +1,263 @@
+"""Several processes that train one model: the only file with collectives. Without a process group every function is
+what one process alone would do.
+
+Numbers and records travel over gloo, on the CPU, whatever the gradients travel over.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from posttrain.data.sharing import shares
+from posttrain.errors import PosttrainError, TrainError
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def start(timeout_s: float, *, alone: bool = False) -> None:
+    """Join the processes that torchrun has started, if it has; `alone`: make a group of this one process otherwise.
+    A group that another launcher has made already is taken as it is. Raises TrainError where they do not meet."""
+    if dist.is_initialized():
+        return
+    if "WORLD_SIZE" not in os.environ and not alone:
+        return
+    backend, patience = "gloo", timedelta(seconds=timeout_s)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group(backend, timeout=patience)
+        else:
+            dist.init_process_group(backend, timeout=patience, store=dist.HashStore(), rank=0, world_size=1)
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise TrainError(
+            f"this process did not meet the others at {place} within {timeout_s:g} seconds "
+            f"({_first_line(error)}). Check that every node was started with the same address, port and count, and "
+            "that the port is free and open."
+        ) from error
+
+
+def stop() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+def num_restarts() -> int:
+    """How often torchrun has started these processes anew after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def barrier() -> None:
+    """Wait for all."""
+    gather(None)
+
+
+def total(*numbers: float) -> list[float]:
+    """Each number summed over all processes, in fp64."""
+    if world() == 1:
+        return list(numbers)
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    with _others():
+        dist.all_reduce(sums)
+    return [float(value) for value in sums]
+
+
+def summed(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """An array summed over all processes."""
+    if world() == 1:
+        return array
+    sums = torch.from_numpy(array)
+    with _others():
+        dist.all_reduce(sums)
+    return sums.numpy()
+
+
+def largest(number: float) -> float:
+    """The largest of all processes' numbers."""
+    if world() == 1:
+        return number
+    found = torch.tensor([number], dtype=torch.float64)
+    with _others():
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return float(found)
+
+
+def gather(record: T) -> list[T]:
+    """What every process has, by rank."""
+    if world() == 1:
+        return [record]
+    found: list[Any] = [None] * world()
+    with _others():
+        dist.all_gather_object(found, record)
+    return found
+
+
+def from_main(record: T) -> T:
+    """What rank 0 has, for all."""
+    if world() == 1:
+        return record
+    held = [record]
+    with _others():
+        dist.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def together(work: Callable[[], T]) -> T:
+    """`work()` of every process; where it fails in one it fails in all, with the words of the first that failed, so
+    that none is left waiting for the others."""
+    if world() == 1:
+        return work()
+    found, failure = None, None
+    try:
+        found = work()
+    except Exception as error:
+        failure = error
+    failures = [each for each in gather(None if failure is None else _sendable(failure)) if each is not None]
+    if failure is not None:
+        raise failure
+    if failures:
+        raise failures[0]
+    return found  # type: ignore[return-value]
+
+
+def by_main(work: Callable[[], T]) -> T | None:
+    """`work()` of rank 0 alone, and what it gave there; the others wait for it and fail where it fails."""
+    return together(lambda: work() if is_main() else None)
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """A block that rank 0 runs through before the others, which then find what it has kept."""
+    if not is_main():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_main():
+            barrier()
+
+
+def agree(what: Mapping[str, Any], told: str) -> None:
+    """Raises TrainError on every process where these values are not the same on all; `told`: what they are."""
+    everyone = gather(dict(what))
+    for number, other in enumerate(everyone):
+        for key in sorted({*everyone[0], *other}):
+            ours, theirs = everyone[0].get(key), other.get(key)
+            if ours != theirs:
+                raise TrainError(
+                    f"the processes were started with different {told}: {key} is {ours!r} in process 0 and {theirs!r} "
+                    f"in process {number}. Start all of them with one recipe, the same flags and the same version."
+                )
+
+
+def merged(metrics: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sums and counts of metrics, [2] each, over all processes; of a name that ends in `_max` the largest."""
+    if world() == 1:
+        return dict(metrics)
+    found: dict[str, torch.Tensor] = {}
+    for each in gather({name: value.detach().double().cpu() for name, value in metrics.items()}):
+        for name, value in each.items():
+            join = torch.maximum if name.endswith("_max") else torch.add
+            found[name] = join(found[name], value) if name in found else value
+    return found
+
+
+def share(sizes: Sequence[int]) -> list[tuple[int, bool]]:
+    """The numbers of the micro-batches that are this process's, of all those with these sizes, and whether each is a
+    filler: all processes get as many, since each forward of a sharded model is one of all of them. A filler is the
+    smallest of all, and counts for nothing."""
+    parts = shares(sizes, world())
+    own = parts[rank()]
+    smallest = min(range(len(sizes)), key=sizes.__getitem__) if sizes else 0
+    missing = max(map(len, parts)) - len(own)
+    return [(number, False) for number in own] + [(smallest, True)] * missing
+
+
+def evened(items: Sequence[T]) -> list[tuple[T, bool]]:
+    """What this process has, and whether it is a filler: with its first again until all processes have as many."""
+    count = int(largest(len(items)))
+    assert items or not count, "a process without anything has nothing to fill up with"
+    return [(item, False) for item in items] + [(items[0], True)] * (count - len(items))
+
+
+def spread(items: Sequence[T], work: Callable[[list[T]], Sequence[U]], keys: Sequence[Any] | None = None) -> list[U]:
+    """What `work` makes of every item, in order: each process does a part, those of one key together, and all get
+    everything. An error in one process is an error in all."""
+    if world() == 1:
+        return list(work(list(items)))
+    named = list(range(len(items)) if keys is None else keys)
+    places = {key: place for place, key in enumerate(dict.fromkeys(named))}
+    own = [number for number, key in enumerate(named) if places[key] % world() == rank()]
+    found = together(lambda: list(work([items[number] for number in own])) if own else [])
+    everything: dict[int, U] = {}
+    for part in gather(dict(zip(own, found, strict=True))):
+        everything |= part
+    return [everything[number] for number in range(len(items))]
+
+
+def everyone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors of all processes, one behind the other, on the device of this one's."""
+    if world() == 1:
+        return tensor
+    return torch.cat(gather(tensor.detach().cpu())).to(tensor.device)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself where it can travel, else its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return TrainError(f"{type(error).__name__}: {error}")
+    return error if isinstance(error, PosttrainError) else TrainError(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """A wait for the others that ends in one sentence where they are gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainError(lost(error)) from error
+
+
+def lost(error: Exception) -> str:
+    """The sentence for a process that the others have left."""
+    return (
+        f"another process of this run ended or does not answer ({_first_line(error)}). What was saved up to the last "
+        "checkpoint is whole: go on with --resume-from-checkpoint, or start with --max-restarts to do so by itself."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(". ")[:200]
