@@ -30,6 +30,8 @@ class Policy:
     name: str
     was_adapter: bool = False
     """Whether an adapter was merged into the weights, so that no folder holds them as they are."""
+    runs_on: torch.device | None = None
+    """Where it computes, if its weights are kept elsewhere."""
 
     @property
     def num_parameters(self) -> int:
@@ -41,7 +43,7 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.runs_on or next(self.model.parameters()).device
 
 
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | None = None, **options: Any) -> Policy:
@@ -91,8 +93,15 @@ def context_length(policy: Policy) -> int:
     return int(limit or 1 << 20)
 
 
-def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = None) -> None:
-    """Write a plain Hugging Face (or peft) folder that every other tool reads; `stop_token_ids` end a generation."""
+def save(
+    policy: Policy,
+    folder: Path,
+    *,
+    stop_token_ids: list[int] | None = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a plain Hugging Face (or peft) folder that every other tool reads; `stop_token_ids` end a generation.
+    `state_dict`: the weights, where they are not what the model holds here."""
     folder.mkdir(parents=True, exist_ok=True)
     lm = causal_lm(policy.model)
     stop_token_ids = stop_token_ids if lm.can_generate() else None  # a reward model says nothing
@@ -101,7 +110,9 @@ def save(policy: Policy, folder: Path, *, stop_token_ids: list[int] | None = Non
         config.eos_token_id, config.pad_token_id = stop_token_ids, policy.tokenizer.pad_token_id
         lm.generation_config = config
     # peft would add both whole embeddings because they grew; the adapter already holds the rows that are new.
-    policy.model.save_pretrained(folder, **({} if lm is policy.model else {"save_embedding_layers": False}))
+    options: dict[str, Any] = {} if lm is policy.model else {"save_embedding_layers": False}
+    options |= {} if state_dict is None else {"state_dict": state_dict}
+    policy.model.save_pretrained(folder, **options)
     if lm is not policy.model and stop_token_ids:
         lm.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)

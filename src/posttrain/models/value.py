@@ -59,9 +59,9 @@ class ValueModel:
         """As of a module: what gradient checkpointing and an adapter's dropout go by."""
         self.policy.model.train(mode)
 
-    def save(self, folder: Path) -> None:
-        """Write its weights."""
-        save(self.policy, folder)
+    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write its weights; `state_dict`: them, where they are not what the model holds here."""
+        save(self.policy, folder, state_dict=state_dict)
 
     def restore(self, folder: Path) -> None:
         """Read what `save` of a value model of the same make has written."""
@@ -95,10 +95,11 @@ class SharedValueModel(ValueModel):
     def train(self, mode: bool = True) -> None:
         """A linear map knows no modes, and the trunk's is the policy's business."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the head."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.detach().cpu() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE)
+        state = self.head.state_dict() if state_dict is None else state_dict
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / HEAD_FILE)
 
     def restore(self, folder: Path) -> None:
         """Read what `save` has written. Raises ModelError where it is not there or of another width."""

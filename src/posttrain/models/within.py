@@ -40,6 +40,11 @@ def engine_of(model: nn.Module) -> Engine | None:
     return _ENGINES.get(model)
 
 
+def forget_engines() -> None:
+    """Let go of all of them: an engine holds its model."""
+    _ENGINES.clear()
+
+
 def within(model: nn.Module, call: Callable[[], Found]) -> Found:
     """`call()`, inside the engine of the model where it has one. Tensors of the result that a gradient is to come back
     through must be the result itself, or in a tuple or dict of it."""

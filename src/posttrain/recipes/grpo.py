@@ -10,6 +10,7 @@ from posttrain.losses.policy import policy_loss
 from posttrain.models.reference import Reference, reference_logps
 from posttrain.recipes.grpo_config import GrpoConfig
 from posttrain.recipes.policy import load_policy
+from posttrain.recipes.processes import in_processes
 from posttrain.recipes.rollout_samples import shower
 from posttrain.recipes.rollout_setup import Setup, set_up
 from posttrain.recipes.rollout_watch import collector, evaluation, note_hacking, peak, recorder
@@ -23,9 +24,9 @@ from posttrain.train.runlog import RunFolder
 SCALES = {"none": "none", "group": "group_std", "batch": "batch_std"}
 
 
-def run(config: GrpoConfig) -> int:
+@in_processes
+def run(config: GrpoConfig, console: Console) -> int:
     """Load, read prompts, sample and learn, save."""
-    console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 

@@ -1,6 +1,7 @@
 """From the model keys of a recipe to a policy that is ready to train."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def load_packed(folder: str) -> Policy:
 def load_policy(config: Any, read: Callable[..., Policy] = load) -> tuple[Policy, bool]:
     """The model with its template, room for new tokens, adapters and packed attention; and whether it already had a
     chat template of its own. `read`: from a folder to a policy, as `load` does it."""
+    if config.strategy == "fsdp":  # a device has room for a share of it alone
+        read = partial(read, device="cpu")
     policy = _start(config, read)
     if not config.model_dropout:
         drop_nothing(policy.model)

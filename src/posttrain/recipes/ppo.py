@@ -12,6 +12,7 @@ from posttrain.recipes.policy import load_policy
 from posttrain.recipes.ppo_config import PpoConfig
 from posttrain.recipes.ppo_models import load_models
 from posttrain.recipes.ppo_replay import replay_of
+from posttrain.recipes.processes import in_processes
 from posttrain.recipes.rollout_samples import shower
 from posttrain.recipes.rollout_setup import set_up
 from posttrain.recipes.rollout_watch import collector, evaluation, note_hacking, peak, recorder
@@ -23,9 +24,9 @@ from posttrain.train.rollout_steps import Leash, RolloutSteps, Shape
 from posttrain.train.runlog import RunFolder
 
 
-def run(config: PpoConfig) -> int:
+@in_processes
+def run(config: PpoConfig, console: Console) -> int:
     """Load policy, reference, reward and value models, sample and learn, save."""
-    console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 

@@ -25,6 +25,8 @@ from posttrain.recipes.policy import fit_length, load_policy, resolve_model
 from posttrain.recipes.preference_config import PreferenceConfig
 from posttrain.recipes.preference_objectives import objective_of
 from posttrain.recipes.preview import answer, write_samples
+from posttrain.recipes.processes import in_processes
+from posttrain.recipes.sharing import share_models
 from posttrain.recipes.training import finish, fit, uses_bf16
 from posttrain.recipes.training_data import held_batches, load_data
 from posttrain.train.reference import with_reference
@@ -34,9 +36,9 @@ from posttrain.types import Batch, Sample
 Collate = Callable[[list[int]], Batch]
 
 
-def run(config: PreferenceConfig) -> int:
+@in_processes
+def run(config: PreferenceConfig, console: Console) -> int:
     """Load, read, ask the reference, train, save."""
-    console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 
@@ -45,6 +47,8 @@ def run(config: PreferenceConfig) -> int:
     data = load_data(config, policy.tokenizer, console.print)
     before = answer(policy, data.preview, with_template=has_template)
 
+    if config.strategy == "fsdp" and not config.protection:
+        share_models(config, policy, bf16=uses_bf16(config, policy))  # the reference is asked by all together
     collate, collate_held = _collators(config, policy, [data.train, data.held_out], console.print)
     stream = open_stream(config, data.train, data.parts, console.print, may_exceed=True, collate=collate)
     held_out = held_batches(data.held_out, data.held_out.length_S, config.max_length, collate_held)

@@ -13,6 +13,7 @@ from posttrain.models.reference import Reference
 from posttrain.models.shifts import Shift, shifts_of
 from posttrain.recipes.policy import resolve_model
 from posttrain.recipes.protect_stream import TextBatches
+from posttrain.train import distributed
 from posttrain.train.fisher import FILE, dump_fisher, fisher_diagonal, keep_fisher, read_fisher
 from posttrain.train.objectives import Objective
 from posttrain.train.protection import Hold, Penalties, WithText, protected
@@ -32,10 +33,11 @@ class Protected:
     stream: Any
     inputs: list[dict[str, Any]] = field(default_factory=list)
     fisher: bytes | None = None
+    reference: Reference | None = None
 
     def keep(self, folder: RunFolder) -> None:
         """Write what is kept; to be called once the run folder is this run's own."""
-        if self.fisher is not None:
+        if self.fisher is not None and distributed.is_main():
             keep_fisher(folder.path / FILE, self.fisher)
 
 
@@ -68,6 +70,7 @@ def protect(
             held.stream = WithText(stream, text.batch)
     if coefs["kl"] or coefs["distill"]:
         reference = reference or Reference(policy)
+    held.reference = reference
     penalties = None
     if coefs["l2_sp"] or coefs["ewc"]:
         is_copy = reference is not None and not reference.is_policy

@@ -14,6 +14,7 @@ from posttrain.models.load import Policy
 from posttrain.models.reward import load_reward, set_padding
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
+from posttrain.recipes.processes import in_processes
 from posttrain.recipes.reward_config import RewardConfig
 from posttrain.recipes.scoring import NULL_ANSWERS, compared, pair_report, score_null_answers, score_samples
 from posttrain.recipes.training import finish, fit, uses_bf16
@@ -24,9 +25,9 @@ from posttrain.train.runlog import RunFolder
 MAX_NULL_PROMPTS = 200
 
 
-def run(config: RewardConfig) -> int:
+@in_processes
+def run(config: RewardConfig, console: Console) -> int:
     """Load, read, train, save; then score the held-out answers."""
-    console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 

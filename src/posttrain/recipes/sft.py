@@ -6,6 +6,7 @@ from rich.console import Console
 from posttrain.recipes.mixing import open_stream
 from posttrain.recipes.policy import fit_length, load_policy
 from posttrain.recipes.preview import answer, write_samples
+from posttrain.recipes.processes import in_processes
 from posttrain.recipes.sft_config import SftConfig
 from posttrain.recipes.training import finish, fit
 from posttrain.recipes.training_data import held_batches, load_data
@@ -13,9 +14,9 @@ from posttrain.train.objectives import SFT
 from posttrain.train.runlog import RunFolder
 
 
-def run(config: SftConfig) -> int:
+@in_processes
+def run(config: SftConfig, console: Console) -> int:
     """Load, read, train, save; the run folder holds everything a reader needs."""
-    console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder(config.output_dir, resume=config.resume_from_checkpoint, overwrite=config.overwrite_output_dir)
     torch.manual_seed(config.seed)
 

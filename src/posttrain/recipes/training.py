@@ -13,7 +13,9 @@ from posttrain.models.precision import has_fast_bf16
 from posttrain.models.reference import Reference
 from posttrain.recipes.config import command
 from posttrain.recipes.protect import protect
+from posttrain.recipes.sharing import settings_of, share_models
 from posttrain.recipes.training_record import record_of, result_of
+from posttrain.train import distributed
 from posttrain.train.checkpoint import Checkpoints
 from posttrain.train.evaluation import Evaluation
 from posttrain.train.interrupt import Interrupt
@@ -25,10 +27,6 @@ from posttrain.train.report import write_report
 from posttrain.train.runlog import RunFolder, fingerprint
 from posttrain.train.trackers import start_trackers
 from posttrain.types import Batch
-
-# Keys that change nothing of what a resumed run computes.
-FREE = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
-FREE |= {"dataset_num_proc", "data_checks", "reference_cache"}
 
 
 def uses_bf16(config: Any, policy: Policy) -> bool:
@@ -58,12 +56,16 @@ def fit(
     shape: dict[str, Any] = {"bf16": uses_bf16(config, policy), "reference": reference}
     held = protect(config, policy, objective, stream, folder, console.print, **shape)
     inputs = [*inputs, *held.inputs]
-    mark = fingerprint(config.model_dump(exclude=FREE), inputs)
+    distributed.agree({"data": fingerprint(inputs)}, "data")
+    mark = fingerprint(settings_of(config), inputs)
     checkpoints = Checkpoints(folder.path, keep=config.save_total_limit, fingerprint=mark, parts=parts)
     if measure is None and held_out:
         keep_best = config.load_best_model_at_end
         measure = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, keep_best)
-    folder.begin(record_of(config, policy, inputs))
+    distributed.by_main(lambda: folder.begin(record_of(config, policy, inputs)))
+    if config.resume_from_checkpoint and config.strategy == "fsdp":
+        checkpoints.restore_before_sharding(policy)
+    share_models(config, policy, parts, [reference or held.reference], bf16=shape["bf16"])
     held.keep(folder)
     try:
         done = _optimise(config, policy, held.objective, held.stream, measure, checkpoints, folder, console, companion)
@@ -82,6 +84,8 @@ def fit(
 def finish(done: Run, folder: RunFolder, console: Console, *, say: str = "talk with it: posttrain chat {}") -> None:
     """Complete run.json and the page; `say`: what to do with the model next."""
     folder.end(done.status, result_of(done))
+    if not distributed.is_main():
+        return
     page = write_report(folder.path)
     console.print(f"{done.status} after {done.state.step} steps: model in {folder.path}, report in {page}")
     console.print(say.format(shlex.quote(str(folder.path))))
@@ -101,6 +105,7 @@ def _optimise(
     steps = config.max_steps if config.max_steps > 0 else stream.num_steps(config.num_train_epochs)
     optimizer = adamw(
         policy.model,
+        kind=config.optim,
         learning_rate=config.peak_rate,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -108,7 +113,8 @@ def _optimise(
         parts={name: (part, config.part_rates[name]) for name, part in checkpoints.parts.items()},
     )
     with ProgressBar(config.progress, steps, console=console) as bar, Interrupt() as interrupt:
-        folder.watchers += [bar, *start_trackers(config.report_to, folder.path, config.model_dump())]
+        if distributed.is_main():
+            folder.watchers += [bar, *start_trackers(config.report_to, folder.path, config.model_dump())]
         done = train(
             policy,
             stream,

@@ -15,9 +15,13 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from posttrain.errors import TrainError
 from posttrain.models.load import Policy, restore, save
+from posttrain.train import distributed
+from posttrain.train.sharded_checkpoint import has_shards, load_optimizer_of, load_weights_of, save_shards
+from posttrain.train.sharding import is_sharded, like, settle, whole, whole_state
 
 PREFIX, PARTIAL = "checkpoint-", ".partial"
 
@@ -54,7 +58,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.keep, self.fingerprint = folder, keep, fingerprint
         self.parts = dict(parts or {})
-        for left in folder.glob(f"{PREFIX}*{PARTIAL}"):
+        for left in folder.glob(f"{PREFIX}*{PARTIAL}") if distributed.is_main() else ():
             shutil.rmtree(left)
 
     def found(self) -> list[Path]:
@@ -68,25 +72,52 @@ class Checkpoints:
         the disk is full; older checkpoints survive."""
         final = self.folder / f"{PREFIX}{state.step:08d}"
         partial = final.with_name(final.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            save(policy, partial)
-            for name, part in self.parts.items():
-                part.save(partial / name)
-            told, tensors = companion.state() if companion else ({}, {})
-            tensors = {f"companion/{name}": value.cpu().contiguous() for name, value in tensors.items()}
-            tensors |= _optimizer_tensors(self._names(policy), optimizer) | _random_states()
+        told, tensors = companion.state() if companion else ({}, {})
+        tensors = {f"companion/{name}": value.cpu().contiguous() for name, value in tensors.items()} | _random_states()
+        named = self._names(policy)
+
+        def write() -> None:
+            if is_sharded(policy.model):
+                policy.model.config.save_pretrained(partial)
+                policy.tokenizer.save_pretrained(partial)
+            else:
+                save(policy, partial)
+                for name, part in self.parts.items():
+                    part.save(partial / name)
+                tensors.update(_optimizer_tensors(named, optimizer))
             save_file(tensors, partial / "training.safetensors")
             record = {"state": asdict(state), "fingerprint": self.fingerprint, "companion": told}
             (partial / "training.json").write_text(json.dumps(record, indent=2))
+
+        def publish() -> None:
             _sync(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
+            self._prune(state)
+
+        try:
+            distributed.by_main(lambda: shutil.rmtree(partial, ignore_errors=True))
+            if is_sharded(policy.model):
+                self._save_shards(policy, optimizer, partial)
+            distributed.by_main(write)
+            distributed.by_main(publish)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            if distributed.is_main():
+                shutil.rmtree(partial, ignore_errors=True)
             raise TrainError(f"{final}: the checkpoint cannot be written ({error}); {self._survivor()}.") from error
-        self._prune(state)
         return final
+
+    def _save_shards(self, policy: Policy, optimizer: torch.optim.Optimizer, partial: Path) -> None:
+        """What is trained, in every process its share."""
+        for model in (policy.model, *self.modules()):
+            settle(model)
+        named = self._names(policy)
+        tensors = {f"model/{name}": p.detach() for name, p in named.items() if p.requires_grad}
+        save_shards(partial, tensors | _optimizer_tensors(named, optimizer))
+
+    def modules(self) -> list[torch.nn.Module]:
+        """The models that are trained beside the policy."""
+        return [part.policy.model for part in self.parts.values() if hasattr(part, "policy")]
 
     def resume(self, policy: Policy, optimizer: torch.optim.Optimizer, companion: Any | None = None) -> State:
         """Put the newest checkpoint back into models, optimiser, random states and companion."""
@@ -99,11 +130,13 @@ class Checkpoints:
                 f"{found[-1]}: it was written with other data, model or settings, so the resumed run would not equal "
                 "an uninterrupted one; give the same recipe, or another output_dir to start anew."
             )
-        restore(policy, found[-1])
-        for name, part in self.parts.items():
-            part.restore(found[-1] / name)
         tensors = load_file(found[-1] / "training.safetensors")
-        _restore_optimizer(self._names(policy), optimizer, tensors)
+        if has_shards(found[-1]) or not is_sharded(policy.model):
+            self._restore(policy, found[-1])
+        if has_shards(found[-1]):
+            load_optimizer_of(found[-1], self._names(policy), optimizer)
+        else:
+            _restore_optimizer(self._names(policy), optimizer, tensors)
         _restore_random(tensors)
         if companion:
             mark = "companion/"
@@ -114,11 +147,41 @@ class Checkpoints:
     def export(self, policy: Policy, stop_token_ids: list[int]) -> None:
         """Write the finished model into the run folder itself. Raises TrainError where it cannot be written."""
         try:
-            save(policy, self.folder, stop_token_ids=stop_token_ids)
+            state = whole_state(policy.model) if is_sharded(policy.model) else None
+            distributed.by_main(lambda: save(policy, self.folder, stop_token_ids=stop_token_ids, state_dict=state))
             for name, part in self.parts.items():
-                part.save(self.folder / name)
+                self._export_part(name, part)
         except (OSError, SafetensorError) as error:
             raise TrainError(f"{self.folder}: the model cannot be written ({error}); {self._survivor()}.") from error
+
+    def _export_part(self, name: str, part: Part) -> None:
+        model = getattr(getattr(part, "policy", None), "model", None)
+        if model is None or not is_sharded(model):
+            distributed.by_main(lambda: part.save(self.folder / name))
+            return
+        if getattr(part, "is_shared", False):
+            head = {own: whole(p) for own, p in part.named_parameters()}
+            distributed.by_main(lambda: part.save(self.folder / name, state_dict=head))  # type: ignore[call-arg]
+            return
+        state = whole_state(model)
+        distributed.by_main(lambda: part.save(self.folder / name, state_dict=state))  # type: ignore[call-arg]
+
+    def restore_before_sharding(self, policy: Policy) -> None:
+        """Whole weights of the newest checkpoint must be put back while every process holds the whole model."""
+        found = self.found()
+        if found and not has_shards(found[-1]):
+            self._restore(policy, found[-1])
+
+    def _restore(self, policy: Policy, folder: Path) -> None:
+        """Weights of a checkpoint, in shards or whole."""
+        if has_shards(folder):
+            for model in (policy.model, *self.modules()):
+                settle(model)
+            load_weights_of(folder, self._names(policy))
+            return
+        restore(policy, folder)
+        for name, part in self.parts.items():
+            part.restore(folder / name)
 
     def _names(self, policy: Policy) -> dict[str, torch.nn.Parameter]:
         """Every parameter by a name that is its own."""
@@ -140,7 +203,9 @@ class Checkpoints:
         best = self.folder / f"{PREFIX}{state.best_step:08d}"
         if state.best_step < 0 or not best.exists():
             return False
-        restore(policy, best)
+        if is_sharded(policy.model) and not has_shards(best):
+            raise TrainError(f"{best}: the best weights were written by strategy ddp; resume with it to have them.")
+        self._restore(policy, best)
         return True
 
     def _prune(self, state: State) -> None:
@@ -154,10 +219,15 @@ def _optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     names = {id(parameter): name for name, parameter in named.items()}
     return {
-        f"optimizer/{key}/{names[id(parameter)]}": value.detach().cpu().contiguous()
+        f"optimizer/{key}/{names[id(parameter)]}": _plain(value)
         for parameter, entries in optimizer.state.items()
         for key, value in entries.items()
     }
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """On the CPU and in one run of memory; a share stays where it is."""
+    return value.detach() if isinstance(value, DTensor) else value.detach().cpu().contiguous()
 
 
 def _restore_optimizer(
@@ -170,20 +240,26 @@ def _restore_optimizer(
             continue
         key, _, name = rest.partition("/")
         parameter = named[name]
-        optimizer.state[parameter][key] = value.to(parameter.device)
+        optimizer.state[parameter][key] = like(parameter, value) if value.shape == parameter.shape else value
+        optimizer.state[parameter][key] = optimizer.state[parameter][key].to(parameter.device)
 
 
 def _random_states() -> dict[str, torch.Tensor]:
-    states = {"random/cpu": torch.get_rng_state()}
+    """Of every process, by its rank; rank 0 has no number."""
+    own = {"random/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["random/cuda"] = torch.cuda.get_rng_state()
-    return states
+        own["random/cuda"] = torch.cuda.get_rng_state()
+    everyone = enumerate(distributed.gather(own))
+    return {f"{name}{f'/{rank}' if rank else ''}": state for rank, states in everyone for name, state in states.items()}
 
 
 def _restore_random(tensors: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    """A process that was not there before goes on with what it began with."""
+    mark = f"/{distributed.rank()}" if distributed.rank() else ""
+    if f"random/cpu{mark}" in tensors:
+        torch.set_rng_state(tensors[f"random/cpu{mark}"])
+    if f"random/cuda{mark}" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"random/cuda{mark}"])
 
 
 def _sync(folder: Path) -> None:

@@ -53,6 +53,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def is_running() -> bool:
+    """Whether there is a group of processes, if only of this one."""
+    return dist.is_initialized()
+
+
 def rank() -> int:
     """This process's number."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -231,6 +236,12 @@ def everyone(tensor: torch.Tensor) -> torch.Tensor:
     if world() == 1:
         return tensor
     return torch.cat(gather(tensor.detach().cpu())).to(tensor.device)
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether a RuntimeError of torch says that another process is gone."""
+    said = str(error).lower()
+    return world() > 1 and any(mark in said for mark in ("gloo", "nccl", "connection closed", "timed out", "peer"))
 
 
 def _sendable(error: Exception) -> Exception:

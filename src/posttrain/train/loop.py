@@ -19,7 +19,7 @@ from posttrain.train.checkpoint import Checkpoints, State
 from posttrain.train.evaluation import Evaluation, add_metrics, loss_of, mean_metrics
 from posttrain.train.memory import memory_mb
 from posttrain.train.objectives import Objective
-from posttrain.train.sharding import ALONE, Engines, whole_norm
+from posttrain.train.sharding import engines_of, whole
 from posttrain.types import Batch
 
 
@@ -125,13 +125,12 @@ def train(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     companion: Companion | None = None,
-    engines: Engines = ALONE,
 ) -> Run:
     """Minimise `objective` over `stream` for `total_steps` optimiser steps.
 
     Every loss is a sum; it is divided once, by the units of the whole step, counted over all processes before the first
     forward. So any split into micro-batches or processes gives the same gradient. A resumed run equals an uninterrupted
-    one. `engines`: what runs the models where several processes train them.
+    one.
     """
     state, measured = State(), objective.held_out or objective
     if resume:
@@ -147,9 +146,7 @@ def train(
     window, status = _Window(), "finished"
     while state.step < total_steps:
         with _kept(lambda: checkpoints.save(policy, optimizer, state, companion)):
-            norm, lr = _step(
-                policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window, companion, engines
-            )
+            norm, lr = _step(policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window, companion)
         state.elapsed_s = time.perf_counter() - began
         over = _is_over(companion)
         last, stopping = over or state.step == total_steps, any(distributed.gather(should_stop()))
@@ -195,16 +192,15 @@ def _step(
     state: State,
     window: _Window,
     companion: Companion | None,
-    engines: Engines,
 ) -> tuple[torch.Tensor, float]:
     """One optimiser step: count units, forward, backward, clip, step."""
     batches = stream.step(state.step)
     units = [0.0 if batch.is_filler else objective.units(batch) for batch in batches]
     counted = [batch for batch in batches if not batch.is_filler]
-    whole, num_tokens, num_trained = distributed.total(
+    divisor, num_tokens, num_trained = distributed.total(
         sum(units), sum(batch.num_tokens for batch in counted), sum(batch.num_trained for batch in counted)
     )
-    device, lr = policy.device, rate(state.step)
+    device, lr, engines = policy.device, rate(state.step), engines_of(policy.model)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         objective = objective.at_step(policy.model, batches)
     heard: dict[str, torch.Tensor] = {}
@@ -212,13 +208,13 @@ def _step(
         with engines.accumulating(is_last=number == len(batches)):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = loss_of(policy.model, objective, batch.to(device))
-            (loss.sum * (0.0 if batch.is_filler else engines.scale) / whole).backward()
+            (loss.sum * (0.0 if batch.is_filler else engines.scale) / divisor).backward()
         if batch.is_filler:
             continue
         window.add(state.step, loss, share, batch)
         if companion:
             add_metrics(heard, loss)
-    window.count(whole, num_tokens)
+    window.count(divisor, num_tokens)
     state.num_tokens += int(num_tokens)
     state.num_trained += int(num_trained)
     for penalty in objective.penalties(policy.model) if objective.penalties else ():
@@ -247,7 +243,7 @@ def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
     parts: dict[str, list[torch.Tensor]] = {}
     for group in optimizer.param_groups:
         parts.setdefault(group.get("part", ""), []).extend(group["params"])
-    norms = [whole_norm(torch.nn.utils.clip_grad_norm_(parameters, max_norm)) for parameters in parts.values()]
+    norms = [whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)) for parameters in parts.values()]
     return norms[0] + 0 * sum(norms[1:])
 
 

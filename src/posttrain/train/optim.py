@@ -1,25 +1,35 @@
 """Optimiser, parameter groups, and the learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from posttrain.models.bitsandbytes import small_adamw
+
 SCHEDULES = ("cosine", "linear", "constant")
+SMALL = {
+    "adamw_8bit": {"bits": 8, "paged": False},
+    "paged_adamw_8bit": {"bits": 8, "paged": True},
+    "paged_adamw_32bit": {"bits": 32, "paged": True},
+}
+"""How the moments are held; the names are those of transformers."""
 
 
 def adamw(
     model: nn.Module,
     *,
+    kind: str = "adamw_torch_fused",
     learning_rate: float,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
     parts: Mapping[str, tuple[Any, float]] | None = None,
-) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov and Hutter, 2019) over what requires a gradient; matrices decay, vectors do not.
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) over what requires a gradient; matrices decay, vectors do not. `kind`:
+    torch's fused one, or one of SMALL, whose moments of embeddings are in 32 bits all the same.
 
     `parts`: (model, rate) by name, of what is trained beside the model; `rate` multiplies the learning rate there. A
     parameter that two of them share belongs to the first.
@@ -33,7 +43,22 @@ def adamw(
         groups.append({"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay, **marks})
         groups.append({"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **marks})
     groups = [group for group in groups if group["params"]]
+    if kind in SMALL:
+        options = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
+        wide = _embeddings([model, *(part for part, _ in (parts or {}).values())])
+        return small_adamw(groups, wide=wide, **SMALL[kind], **options)
+    assert kind == "adamw_torch_fused", f"kind is {kind!r}, expected adamw_torch_fused or one of {tuple(SMALL)}"
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+
+
+def _embeddings(trained: Iterable[Any]) -> set[int]:
+    """Ids of the weights of embeddings. Rare tokens make their gradients uneven, which eight bits hold badly (Dettmers
+    et al., 2022, section 2.3)."""
+    found = set()
+    for part in trained:
+        model = part if isinstance(part, nn.Module) else part.policy.model  # a value model is no module itself
+        found |= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return found
 
 
 def schedule(

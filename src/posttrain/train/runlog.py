@@ -15,12 +15,14 @@ import torch
 from posttrain import __version__
 from posttrain.data.whole_files import write_rows, write_text
 from posttrain.errors import ConfigError
+from posttrain.train import distributed
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
 class RunFolder:
-    """A folder that one run writes to. Metrics are appended line by line and survive a kill."""
+    """A folder that one run writes to, of several processes the first alone. Metrics are appended line by line and
+    survive a kill."""
 
     def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
@@ -42,7 +44,7 @@ class RunFolder:
 
         Only now, when everything has been read and found good, does an earlier run give way.
         """
-        if self._replaces:
+        if self._replaces and distributed.is_main():
             shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
         self.record = {
@@ -50,6 +52,7 @@ class RunFolder:
             "versions": {"posttrain": __version__, "python": platform.python_version()}
             | {name: version(name) for name in LIBRARIES},
             "hardware": hardware(),
+            "processes": distributed.world(),
             "started": _now(),
             "status": "running",
         }
@@ -57,11 +60,15 @@ class RunFolder:
 
     def end(self, status: str, result: dict[str, Any]) -> None:
         """Complete run.json."""
+        if not distributed.is_main():
+            return
         self.record |= {"finished": _now(), "status": status, "result": result}
         self.save("run.json", self.record)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line of metrics and tell whoever watches (the progress bar, trackers)."""
+        if not distributed.is_main():
+            return
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for watcher in self.watchers:
@@ -74,12 +81,14 @@ class RunFolder:
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to a file; a resumed run forgets those whose `step` is after its own."""
+        if not distributed.is_main():
+            return
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the metrics and samples after `step`: a resumed run writes them again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "samples.jsonl") if distributed.is_main() else ():
             path = self.path / name
             if path.exists():
                 # By "\n" alone: samples may hold U+2028 and its like, which str.splitlines takes for the end of a line.
@@ -89,6 +98,8 @@ class RunFolder:
     def save(self, name: str, value: Any) -> Path:
         """A JSON file, or one JSON line per item where the name ends in .jsonl."""
         path = self.path / name
+        if not distributed.is_main():
+            return path
         if name.endswith(".jsonl"):
             write_rows(path, value)
         else:

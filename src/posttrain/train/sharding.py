@@ -6,11 +6,12 @@ and the head in chunks are the same in one process and in a thousand. Both engin
 divided by the units of all processes already, so `Engines.scale` makes a sum of the average again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from posttrain.errors import TrainError
 from posttrain.models.freezing import layers_of
-from posttrain.models.within import Whole, engine_of, set_engine
+from posttrain.models.within import Whole, engine_of, forget_engines, set_engine
 from posttrain.train import distributed
-
 
 # What a model keeps beside its weights is the same everywhere; the option has another name before torch 2.13.
 _NEW = "forward_sync_buffers"
@@ -45,7 +45,6 @@ class Engines:
     """What runs the models of a training loop. `scale`: what a loss is multiplied by before its backward."""
 
     scale: float = 1.0
-    is_sharded: bool = False
     replicas: list[DistributedDataParallel] = field(default_factory=list)
 
     @contextmanager
@@ -57,24 +56,34 @@ class Engines:
             yield
 
 
-ALONE = Engines()
-"""One process."""
+_OWN: WeakKeyDictionary[nn.Module, Engines] = WeakKeyDictionary()
 
 
-def replicate(*models: nn.Module) -> Engines:
-    """Keep each model whole in every process; the first ones' weights are everyone's."""
-    engines = Engines(scale=float(distributed.world()))
-    for model in models:
-        if any(parameter.requires_grad for parameter in model.parameters()):
-            engine = DistributedDataParallel(Whole(model), find_unused_parameters=_may_idle(model), **_OWN_BUFFERS)
-            set_engine(model, engine)
+def engines_of(policy: nn.Module) -> Engines:
+    """What runs a policy and the models beside it; in one process, nothing."""
+    return _OWN.get(policy) or Engines()
+
+
+def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding | None, device: torch.device) -> None:
+    """Put a policy, and the models that are trained or asked beside it, under engines: shares of all weights, or
+    replicas where `sharding` is None. Every process must hold the same whole weights; of replicas, those of rank 0
+    become everyone's. A linear map on the policy's own states goes with the policy."""
+    heads = [module for module in beside if isinstance(module, nn.Linear)]
+    engines = _OWN[policy] = Engines(scale=float(distributed.world()))
+    for model in (policy, *(module for module in beside if not isinstance(module, nn.Linear))):
+        engine = Whole(model, *(heads if model is policy else ()))
+        if sharding is not None:
+            _shard(model, engine, sharding, device)
+        elif any(parameter.requires_grad for parameter in model.parameters()):
+            engine = DistributedDataParallel(engine, find_unused_parameters=_may_idle(model), **_OWN_BUFFERS)
             engines.replicas.append(engine)
-    return engines
+        else:
+            continue
+        set_engine(model, engine)
 
 
-def shard(model: nn.Module, sharding: Sharding, device: torch.device, *beside: nn.Module) -> None:
-    """Share the weights of `model` out over all processes, layer by layer, in place; `beside`: small modules that are
-    computed with it. Every process must hold the same whole weights before."""
+def _shard(model: nn.Module, engine: nn.Module, sharding: Sharding, device: torch.device) -> None:
+    """Layer by layer, and what is around the layers with the whole."""
     precision = MixedPrecisionPolicy()
     if sharding.bf16:
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -83,12 +92,13 @@ def shard(model: nn.Module, sharding: Sharding, device: torch.device, *beside: n
     common: dict[str, Any] = {"mesh": mesh, "mp_policy": precision, "offload_policy": offload}
     for layer in layers_of(model):
         fully_shard(layer, reshard_after_forward=sharding.reshard_after_forward, **common)
-    whole = Whole(model, *beside)
-    fully_shard(whole, **common)
-    for name, buffer in model.named_buffers():
-        owner, _, own = name.rpartition(".")
-        setattr(model.get_submodule(owner), own, buffer.to(device))
-    set_engine(model, whole)
+    fully_shard(engine, **common)
+
+
+def forget() -> None:
+    """Let go of every model that is under an engine."""
+    _OWN.clear()
+    forget_engines()
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -111,7 +121,7 @@ def whole_state(model: nn.Module, *, trained_only: bool = False) -> dict[str, Te
     for name, parameter in model.named_parameters():
         if trained_only and not parameter.requires_grad:
             continue
-        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        value = whole(parameter)
         if distributed.is_main():
             found[name] = value.detach().cpu()
     if distributed.is_main():
@@ -126,19 +136,12 @@ def copy_whole(source: nn.Module, target: nn.Module) -> None:
     settle(source)
     held = dict(target.named_parameters())
     for name, parameter in source.named_parameters():
-        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        held[name].copy_(value)
+        held[name].copy_(whole(parameter))
 
 
-@torch.no_grad()
-def put(parameter: Tensor, value: Tensor) -> None:
-    """Give a weight, shared out or not, the whole `value`, which every process has."""
-    parameter.copy_(like(parameter, value))
-
-
-def whole_norm(norm: Tensor) -> Tensor:
-    """The length of a gradient that is shared out."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+def whole(value: Tensor) -> Tensor:
+    """A tensor in one piece, on every process. All of them must call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def like(parameter: Tensor, value: Tensor) -> Tensor:
