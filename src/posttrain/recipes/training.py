@@ -25,6 +25,7 @@ from posttrain.train.optim import adamw, schedule
 from posttrain.train.progress import ProgressBar
 from posttrain.train.report import write_report
 from posttrain.train.runlog import RunFolder, fingerprint
+from posttrain.train.sharding import settle
 from posttrain.train.trackers import start_trackers
 from posttrain.types import Batch
 
@@ -62,7 +63,7 @@ def fit(
     if measure is None and held_out:
         keep_best = config.load_best_model_at_end
         measure = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, keep_best)
-    distributed.by_main(lambda: folder.begin(record_of(config, policy, inputs)))
+    distributed.together(lambda: folder.begin(record_of(config, policy, inputs)))
     if config.resume_from_checkpoint and config.strategy == "fsdp":
         checkpoints.restore_before_sharding(policy)
     share_models(config, policy, parts, [reference or held.reference], bf16=shape["bf16"])
@@ -103,6 +104,7 @@ def _optimise(
     companion: Companion | None,
 ) -> Run:
     steps = config.max_steps if config.max_steps > 0 else stream.num_steps(config.num_train_epochs)
+    settle(policy.model)  # the optimiser is given shares, not weights that a forward has made whole
     optimizer = adamw(
         policy.model,
         kind=config.optim,

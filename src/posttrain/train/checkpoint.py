@@ -109,8 +109,6 @@ class Checkpoints:
 
     def _save_shards(self, policy: Policy, optimizer: torch.optim.Optimizer, partial: Path) -> None:
         """What is trained, in every process its share."""
-        for model in (policy.model, *self.modules()):
-            settle(model)
         named = self._names(policy)
         tensors = {f"model/{name}": p.detach() for name, p in named.items() if p.requires_grad}
         save_shards(partial, tensors | _optimizer_tensors(named, optimizer))
@@ -175,8 +173,6 @@ class Checkpoints:
     def _restore(self, policy: Policy, folder: Path) -> None:
         """Weights of a checkpoint, in shards or whole."""
         if has_shards(folder):
-            for model in (policy.model, *self.modules()):
-                settle(model)
             load_weights_of(folder, self._names(policy))
             return
         restore(policy, folder)
@@ -184,7 +180,9 @@ class Checkpoints:
             part.restore(folder / name)
 
     def _names(self, policy: Policy) -> dict[str, torch.nn.Parameter]:
-        """Every parameter by a name that is its own."""
+        """Every parameter by a name that is its own; of a sharded model the shares."""
+        for model in (policy.model, *self.modules()):
+            settle(model)
         named = dict(policy.model.named_parameters())
         for part, model in self.parts.items():
             # What two parts share, as adapters share their base, has one name.

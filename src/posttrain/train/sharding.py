@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from posttrain.errors import TrainError
+from posttrain.models.copies import copy_model
 from posttrain.models.freezing import layers_of
+from posttrain.models.load import Policy
 from posttrain.models.within import Whole, engine_of, forget_engines, set_engine
 from posttrain.train import distributed
 
@@ -152,6 +154,12 @@ def like(parameter: Tensor, value: Tensor) -> Tensor:
         raise TrainError(f"a weight of the shape {tuple(value.shape)} where {tuple(parameter.shape)} is expected.")
     mesh = parameter.device_mesh
     return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
+
+
+def plain_twin(policy: Policy) -> Policy:
+    """A whole copy of a policy that is about to be shared out, on the device of this process."""
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    return Policy(copy_model(policy.model).to(place), policy.tokenizer, policy.name)
 
 
 class ReplicaSampler:
