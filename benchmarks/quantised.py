@@ -1,11 +1,20 @@
 """Adapters on a base in four bits (QLoRA) beside adapters on the plain base: speed, memory, and what is learned.
 
-    python benchmarks/quantised.py          (about four minutes)
+    python benchmarks/quantised.py --part speed     (about three minutes)
+    python benchmarks/quantised.py --part loss      (about three minutes)
 
 Every measurement is a fresh process that runs `posttrain sft --use-peft` on the pocket's data, with and without
-`--load-in-4bit`, otherwise the same. `pocket` is the embedded base, where the loss says something; `large` has random
-weights (104 million parameters with the adapter) and says what speed and memory do where weights are most of what
-there is. One thread; speed is tokens a second of processor time, so that what else the machine does is not counted.
+`--load-in-4bit`, otherwise the same. One thread.
+
+`speed`: `pocket` is the embedded base; `large` has random weights (104 million parameters with the adapter) and says
+what speed and memory do where weights are most of what there is. Speed is tokens a second of processor time, so that
+what else the machine does is not counted.
+
+`loss`: the embedded base, one epoch of all of its data but a tenth, which is the same in every run of a seed; the
+held-out loss at the end. Then what becomes of an adapter that was trained on NF4: merged into the numbers that the
+four bits stood for, and into the plain base, both in fp32; their held-out loss and their divergence from the model as
+it was trained, KL(trained || merged), nats a token. `FP4` and `bf16 adapters` (weights and moments of the adapter
+itself in bf16) are what else one might take.
 """
 
 import argparse
@@ -33,6 +42,13 @@ ROWS: dict[str, dict[str, Any]] = {
 BASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "nf4": {"load_in_4bit": True},
+}
+SEEDS = (0, 1, 2)
+LEARNED: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "QLoRA": {"load_in_4bit": True},
+    "QLoRA, FP4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+    "QLoRA, bf16 adapters": {"load_in_4bit": True},
 }
 
 
@@ -104,6 +120,62 @@ def work(job: dict[str, Any]) -> None:
     Path(job["out"]).write_text(json.dumps(found))
 
 
+def learn(job: dict[str, Any]) -> None:
+    """One run of the part `loss`, in a process of its own."""
+    import torch
+
+    from posttrain.recipes import policy as policies
+    from posttrain.recipes.config import load as load_config
+    from posttrain.recipes.sft import run
+    from posttrain.recipes.sft_config import SftConfig
+
+    if job["bf16_adapters"]:
+        add = policies.add_lora
+
+        def rounded(*given: Any, **named: Any) -> Any:
+            made = add(*given, **named)
+            for parameter in made.model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16) if parameter.requires_grad else parameter.data
+            return made
+
+        policies.add_lora = rounded
+    config = load_config(SftConfig, None, job["keys"])
+    run(config)
+    lines = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    found = {"eval_loss": [line["eval_loss"] for line in lines if "eval_loss" in line][-1]}
+    found["steps"] = max(line["step"] for line in lines)
+    if job["merges"]:
+        found |= merges(config)
+    Path(job["out"]).write_text(json.dumps(found))
+
+
+def merges(config: Any) -> dict[str, Any]:
+    """The adapter of a finished run in one piece with either base."""
+    from posttrain.models.attention import install_attention
+    from posttrain.models.load import load, restore
+    from posttrain.models.lora import merge_lora
+    from posttrain.models.qlora import merge_held
+    from posttrain.models.token_kl import token_kl
+    from posttrain.recipes.policy import load_policy
+    from posttrain.recipes.training_data import held_batches, load_data
+    from posttrain.train.evaluation import held_out_loss
+    from posttrain.train.objectives import SFT
+
+    out = Path(config.output_dir)
+    trained, _ = load_policy(config)
+    restore(trained, out)
+    trained.model.eval()
+    held = load_data(config, trained.tokenizer, lambda _: None).held_out
+    batches = held_batches(held, held.length_S, config.max_length)
+    found: dict[str, Any] = {"trained": {"eval_loss": held_out_loss(trained, batches, SFT)}}
+    for name, made in (("held", merge_held(out)), ("plain", merge_lora(load(out)))):
+        install_attention(made.model.eval())
+        sums = [token_kl(trained.model, made.model, batch) for batch in batches]
+        kl = sum(float(each.double().sum()) for each in sums) / sum(map(len, sums))
+        found[f"merged into {name}"] = {"eval_loss": held_out_loss(made, batches, SFT), "kl": kl}
+    return found
+
+
 def _bytes(parameter: Any) -> int:
     """Of a weight with the scales that belong to it."""
     size = parameter.numel() * parameter.element_size()
@@ -119,25 +191,46 @@ def measure(place: Path, row: str, base: str, bf16: bool) -> dict[str, Any]:
     keys = ROWS[row] | BASES[base] | {"dataset": "pocket", "use_peft": True, "eval_split": 0.1, "bf16": bf16}
     keys |= {"num_preview_samples": 0, "logging_steps": 1 if row == "large" else 10, "save_steps": 0}
     keys |= {"model": "pocket" if row == "pocket" else str(place / "large"), "output_dir": str(place / name)}
-    job = {"keys": keys, "out": str(place / f"{name}.json")}
-    command = [sys.executable, str(HERE / "quantised.py"), "--job", json.dumps(job)]
-    used = run_measured(
-        command, env=clean_environment({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}), log=place / f"{name}.log"
-    )
-    found = json.loads((place / f"{name}.json").read_text())
+    found = run_worker(place, name, {"keys": keys})
     shown = {key: round(value, 4) for key, value in found.items()}
     print(f"{name:20s} {shown}", flush=True)
-    return {**shown, "foreign_cores": round(used.foreign_cores, 2)}
+    return shown
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.job:
-        work(json.loads(asked.job))
-        return
-    before, rows = source_hash(), {}
+def run_worker(place: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:
+    """One measurement's figures, with what else took the processors meanwhile."""
+    job |= {"out": str(place / f"{name}.json")}
+    command = [sys.executable, str(HERE / "quantised.py"), "--job", json.dumps(job)]
+    env = clean_environment({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    used = run_measured(command, env=env, log=place / f"{name}.log")
+    found: dict[str, Any] = json.loads((place / f"{name}.json").read_text())
+    return found | {"foreign_cores": round(used.foreign_cores, 2)}
+
+
+def losses() -> dict[str, Any]:
+    """The part `loss`: every kind of adapter by seed, and its loss beside LoRA's."""
+    rows: dict[str, Any] = {name: {} for name in LEARNED}
+    keys = {"dataset": "pocket", "use_peft": True, "eval_split": 0.1, "bf16": True, "num_train_epochs": 1}
+    keys |= {"num_preview_samples": 0, "save_steps": 0}
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        for seed in SEEDS:
+            for name, more in LEARNED.items():
+                mark = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+                job: dict[str, Any] = {"keys": keys | more | {"seed": seed, "output_dir": str(place / mark)}}
+                job |= {"bf16_adapters": "bf16" in name, "merges": name == "QLoRA", "learn": True}
+                rows[name][seed] = run_worker(place, mark, job)
+                print(f"{mark:24s} {rows[name][seed]}", flush=True)
+    for name, row in rows.items():
+        ratios = [row[seed]["eval_loss"] / rows["LoRA"][seed]["eval_loss"] for seed in SEEDS]
+        row["loss / LoRA's"] = {"mean": round(statistics.mean(ratios), 4), "each": [round(r, 4) for r in ratios]}
+        print(f"{name:24s} {ratios}", flush=True)
+    return rows
+
+
+def speeds() -> dict[str, Any]:
+    """The part `speed`."""
+    rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
         make_large(place / "large")
@@ -150,15 +243,28 @@ def main() -> None:
                 }
                 rows[f"{row}, {'bf16' if bf16 else 'fp32'}"] = both | {"nf4 / plain": ratios}
                 print(f"{'':20s} nf4 / plain {ratios}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("speed", "loss"), help="Only this; what the other one found stays.")
+    asked = parser.parse_args()
+    if asked.job:
+        job = json.loads(asked.job)
+        (learn if job.get("learn") else work)(job)
+        return
+    before, place = source_hash(), HERE / "results" / "quantised.json"
+    found: dict[str, Any] = json.loads(place.read_text()) if asked.part and place.exists() else {}
+    found |= {"command": "python benchmarks/quantised.py", "hardware": hardware() | {"threads_used": 1}}
+    found["versions"] = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    if asked.part != "loss":
+        found["rows"] = speeds()
+    if asked.part != "speed":
+        found["loss"] = losses()
     must_be_unchanged(before)
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
-    found = {
-        "command": "python benchmarks/quantised.py",
-        "hardware": hardware() | {"threads_used": 1},
-        "versions": versions,
-        "rows": rows,
-    }
-    (HERE / "results" / "quantised.json").write_text(json.dumps(found, indent=1) + "\n")
+    place.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         print(overview(verb), flush=True)
         return 0
-    model = config_class(verb)
+    model = config_class(verb).meant(rest)
     if "-h" in rest or "--help" in rest:
         print(verb_help(verb, model), flush=True)
         return 0

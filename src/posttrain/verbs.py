@@ -52,6 +52,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "posttrain.recipes.grpo:run",
         "Reinforcement learning from groups of graded answers: GRPO, DAPO, RLOO, GSPO, CISPO and their kin.",
     ),
+    "plan": (
+        "posttrain.recipes.plan_config:PlanConfig",
+        "posttrain.recipes.plan:run",
+        "What a recipe takes before it is run: memory, time, disk, price, and which key makes it fit.",
+    ),
     "run": (
         "posttrain.recipes.pipeline_config:PipelineConfig",
         "posttrain.recipes.pipeline:run",

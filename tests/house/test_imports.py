@@ -14,7 +14,7 @@ LEVELS = (
     {"cli", "__main__"},
     {"cli_help"},
     {"recipes"},
-    {"train", "evals", "feedback", "synthesis", "serve", "pocket"},
+    {"train", "evals", "feedback", "synthesis", "serve", "pocket", "planning"},
     {"rollouts"},
     {"data", "models"},
     {"types", "errors", "intervals", "allocator", "verbs"},

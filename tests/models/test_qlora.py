@@ -1,5 +1,6 @@
 """A base in four bits under an adapter: against the same adapter on the plain numbers that the four bits stand for."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from posttrain.models.fused import fuse
 from posttrain.models.load import Policy, load, restore, save
 from posttrain.models.logprobs import causal_lm, token_logps
 from posttrain.models.lora import add_lora, merge_lora
-from posttrain.models.qlora import load_4bit
+from posttrain.models.qlora import held_in, load_4bit, merge_held
 from posttrain.models.reference import Reference, reference_logps
 from posttrain.recipes.policy import checkpoint_activations
 from posttrain.rollouts.policy import PolicySampler
@@ -157,6 +158,38 @@ def test_a_saved_adapter_is_for_both_bases(base: Path, tiny: ModuleType, tmp_pat
     mine, same, full = (token_logps(policy.model, batch).detach() for policy in (held, again, on_full))
     assert torch.allclose(mine, same, atol=1e-5)
     assert float((mine - full).abs().max()) > 1e-3  # four bits are not the plain weights
+
+
+@pytest.mark.parametrize("bits", [("nf4", True), ("nf4", False), ("fp4", True)])
+def test_merged_with_what_it_was_trained_on(
+    base: Path, tiny: ModuleType, tmp_path: Path, bits: tuple[str, bool]
+) -> None:
+    """By the record of the run; the plain base is another model."""
+    kind, is_double = bits
+    held = adapted(load_4bit(base, quant_type=kind, double_quant=is_double), use_rslora=True)
+    save(held, tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"model": {"base_held_in": kind, "double_quant": is_double}}))
+    assert held_in(tmp_path) == {"quant_type": kind, "double_quant": is_double}
+    made, plain = merge_held(tmp_path), merge_lora(load(tmp_path))
+    assert not any(map(is_4bit, made.model.modules()))
+    assert {parameter.dtype for parameter in made.model.parameters()} == {torch.float32}
+    for policy in (made, plain):
+        install_attention(policy.model)
+    batch = pack(tiny.trees([[(9, -1), (4, 0), (3, 0)]]))
+    mine, same, other = (token_logps(policy.model, batch).detach() for policy in (held, made, plain))
+    assert torch.allclose(mine, same, atol=1e-5)
+    assert float((mine - other).abs().max()) > 1e-3
+    assert merge_held(tmp_path).was_adapter
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"model": {"parameters": 1}}', "[1]"])
+def test_a_base_that_was_not_held_is_not_merged_so(base: Path, tmp_path: Path, record: str) -> None:
+    save(add_lora(load(base), r=2), tmp_path)
+    if record:
+        (tmp_path / "run.json").write_text(record)
+    assert held_in(tmp_path) is None
+    with pytest.raises(ModelError, match="tells of no base that was held in four bits; merge it into its plain base"):
+        merge_held(tmp_path)
 
 
 def test_what_cannot_be_held_is_refused(base: Path, tmp_path: Path) -> None:

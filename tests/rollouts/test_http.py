@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from posttrain.rollouts import endpoint as connection
@@ -62,7 +63,8 @@ class Server:
             def log_message(self, *_: Any) -> None: ...
 
         self._inner = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._inner.server_address[1]}/v1"
+        self.address = self._inner.server_address
+        self.url = f"http://127.0.0.1:{self.address[1]}/v1"
         self._thread = threading.Thread(target=self._inner.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -468,3 +470,33 @@ def test_an_interrupt_ends_what_is_under_way() -> None:
         signal.signal(signal.SIGINT, before)
     timer.join()
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("end", ["an error that nobody foresaw", "an interrupt"])
+def test_nothing_outlasts_the_call(serve: Callable[..., Server], end: str) -> None:
+    """Whatever ends it while others wait for their answers: their tasks end too, and their connections are closed."""
+    loops, all_asked, ended = [], threading.Event(), threading.Event()
+
+    def script(number: int, body: dict[str, Any]) -> Answer:
+        if number == 7:
+            all_asked.set()
+        (all_asked if body["number"] == 0 else ended).wait(10)
+        return chat(["yes"])
+
+    def read(*_: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        if end != "an interrupt":
+            raise RuntimeError("a reader's own fault")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    server = serve(script)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test runner may ignore it
+    try:
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            Endpoint(server.url, concurrency=8).ask_each("/x", [{"number": number} for number in range(12)], read)
+        assert not asyncio.all_tasks(loops[0])
+        peers = [peer.raddr for peer in psutil.Process().net_connections("tcp4")]
+        assert server.address not in peers
+    finally:
+        signal.signal(signal.SIGINT, before)
+        ended.set()

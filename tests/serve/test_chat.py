@@ -102,8 +102,11 @@ class Words:
 def stage(scripted_engine: Any, running: Any) -> Iterator[tuple[Service, openai.OpenAI, str]]:
     """A server without guard, split and keeper; tests put their own into the service, and take them out again."""
     service = Service(scripted_engine("tiny", "old", "new"))
-    with running(service) as place:
-        yield service, openai.OpenAI(base_url=f"{place}/v1", api_key="none", max_retries=0), place
+    with (
+        running(service) as place,
+        openai.OpenAI(base_url=f"{place}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield service, client, place
 
 
 @pytest.fixture

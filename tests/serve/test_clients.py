@@ -50,6 +50,13 @@ def place(folder: Path, adapters: Path, running: Any) -> Iterator[str]:
         engine.close()
 
 
+@pytest.fixture
+def client(place: str) -> Iterator[openai.OpenAI]:
+    """OpenAI's own; one that nobody closes leaves its connections to the garbage collector, which warns."""
+    with openai.OpenAI(base_url=place, api_key="none", max_retries=0) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def local(folder: Path) -> PolicySampler:
     sampler = PolicySampler(load(str(folder)), dtype=torch.float32)
@@ -57,8 +64,7 @@ def local(folder: Path) -> PolicySampler:
     return sampler
 
 
-def test_openai_client(place: str) -> None:
-    client = openai.OpenAI(base_url=place, api_key="none", max_retries=0)
+def test_openai_client(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
     options: dict[str, Any] = {"model": "tiny", "messages": HI, "seed": 5, "max_tokens": 12, "logprobs": True}
@@ -93,8 +99,7 @@ def test_openai_client_asynchronous_and_its_stream_helper(place: str) -> None:
     assert whole == streamed
 
 
-def test_bias_and_stop_reach_the_model(place: str) -> None:
-    client = openai.OpenAI(base_url=place, api_key="none")
+def test_bias_and_stop_reach_the_model(client: openai.OpenAI) -> None:
     answer = client.completions.create(model="tiny", prompt="a", logit_bias={"70": 100}, max_tokens=5, temperature=0)
     assert len(set(answer.choices[0].text)) == 1
     cut = client.completions.create(
@@ -138,7 +143,7 @@ def test_our_text_model(place: str) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_lm_evaluation_harness(place: str, folder: Path) -> None:
+def test_lm_evaluation_harness(place: str, folder: Path, client: openai.OpenAI) -> None:
     """Its API models find the log-likelihoods and the answers that its own model of the same folder does."""
     pytest.importorskip("lm_eval")
     pytest.importorskip("tenacity")
@@ -164,14 +169,15 @@ def test_lm_evaluation_harness(place: str, folder: Path) -> None:
     chat = get_model("local-chat-completions").create_from_arg_string(f"{about},base_url={place}/chat/completions")
     turns = chat.apply_chat_template([{"role": "user", "content": "hi"}])
     (said,) = chat.generate_until(asked("generate_until", (turns, dict(until[1]))))
-    client = openai.OpenAI(base_url=place, api_key="none")
     same = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": "hi"}], max_tokens=6, temperature=0, stop=["\n"]
     )
     assert said == same.choices[0].message.content
 
 
-def test_adapter_comes_and_goes_while_answers_are_written(folder: Path, place: str, adapters: Path) -> None:
+def test_adapter_comes_and_goes_while_answers_are_written(
+    folder: Path, place: str, adapters: Path, client: openai.OpenAI
+) -> None:
     torch.manual_seed(0)
     policy = add_lora(load(str(folder)), r=2, alpha=64, dropout=0.0, targets="all-linear")
     with torch.no_grad():
@@ -179,7 +185,6 @@ def test_adapter_comes_and_goes_while_answers_are_written(folder: Path, place: s
             if "lora_" in name:
                 weight.normal_(std=0.5)
     save(policy, adapters / "mine")
-    client = openai.OpenAI(base_url=place, api_key="none", max_retries=0)
     options: dict[str, Any] = {"messages": HI, "max_tokens": 60, "seed": 1, "extra_body": {"ignore_eos": True}}
     before = client.chat.completions.create(model="tiny", **options).choices[0].message.content
     stream = client.chat.completions.create(model="tiny", stream=True, **options)

@@ -23,8 +23,11 @@ from posttrain.types import Message
 @pytest.fixture(scope="module")
 def stage(scripted_engine: Any, running: Any) -> Iterator[tuple[Service, openai.OpenAI, str]]:
     service = Service(scripted_engine())
-    with running(service) as place:
-        yield service, openai.OpenAI(base_url=f"{place}/v1", api_key="none", max_retries=0), place
+    with (
+        running(service) as place,
+        openai.OpenAI(base_url=f"{place}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield service, client, place
 
 
 @pytest.fixture

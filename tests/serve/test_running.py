@@ -26,10 +26,12 @@ def started(service: Service, grace_s: float) -> Iterator[tuple[Server, threadin
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    yield server, thread, f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    listener.close()
+    try:
+        yield server, thread, f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
 
 
 @pytest.fixture

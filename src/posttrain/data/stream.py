@@ -42,13 +42,13 @@ class Stream:
         temperature: float = 1.0,
         collate: Callable[[list[int]], Batch] | None = None,
         may_exceed: bool = False,
-        deal: Callable[[list[int]], list[tuple[int, bool]]] = lambda sizes: [(i, False) for i in range(len(sizes))],
+        deal: Callable[[list[int]], list[tuple[int, bool]]] | None = None,
     ) -> None:
         if not len(samples):
             raise DataError("no sample to train on.")
         self.samples = samples
         self.max_length, self.batch_size, self.accumulation = max_length, batch_size, accumulation
-        self.packing, self.seed, self.deal = packing, seed, deal
+        self.packing, self.seed, self.deal = packing, seed, deal or _everything
         self.parts, self.temperature = parts, temperature
         self.collate = collate or (lambda indices: pack([samples[i] for i in indices]))
         lengths = _lengths(samples)
@@ -121,6 +121,10 @@ class Stream:
             return shuffled_rows(self.length_S, capacity, seed=seed)
         order_S = epoch_order(self.parts, epoch, seed=self.seed, temperature=self.temperature, length_S=self.length_S)
         return ordered_rows(order_S, self.length_S, capacity, seed=seed)
+
+
+def _everything(sizes: list[int]) -> list[tuple[int, bool]]:
+    return [(number, False) for number in range(len(sizes))]
 
 
 def _lengths(samples: Sequence[Sample]) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Weights in NF4 (Dettmers et al., 2023, "QLoRA") by bitsandbytes: the one file that imports it.
+"""Weights in NF4 (Dettmers et al., 2023, "QLoRA") and AdamW's moments in eight bits or in pages, by bitsandbytes: the
+one file that imports it.
 
 Blocks of 64 weights are divided by their largest magnitude and rounded to sixteen levels, which halve a normal
 distribution into equal parts; with double quantisation the magnitudes themselves are kept in eight bits.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 from posttrain.errors import ModelError
 
 BLOCK = 64
-MEND = "4-bit weights need bitsandbytes and accelerate: pip install 'posttrain[qlora]'."
+MEND = "{} need bitsandbytes and accelerate: pip install 'posttrain[qlora]'."
+MOMENTS = ("state1", "state2")
+LEVELS = (("qmap1", "dynamic"), ("qmap2", "udynamic"))
+"""What the library calls the 256 levels of the first and the second moment, in a state and in the optimiser."""
 
 
-def _library() -> Any:
+def _library(asked: str = "4-bit weights") -> Any:
     try:
         import accelerate  # noqa: F401 (transformers asks for it)
         import bitsandbytes
     except ImportError as error:
-        raise ModelError(MEND) from error
+        raise ModelError(MEND.format(asked)) from error
     if not hasattr(bitsandbytes.functional.dequantize_4bit, "by_rows"):
         bitsandbytes.functional.dequantize_4bit = _in_one_row(bitsandbytes.functional.dequantize_4bit)
     return bitsandbytes
@@ -200,3 +204,88 @@ def _numbers(weight: Any) -> Tensor:
     state = copy.copy(weight.quant_state)
     state.dtype = torch.float32  # it would round to what a reader was to compute in
     return _library().functional.dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
+
+
+def small_adamw(
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    bits: int,
+    paged: bool,
+    wide: Collection[int] = (),
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits (Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization": blocks of
+    256; what has under 4,096 values stays in 32) or 32, and, `paged`, in memory that the GPU's driver moves to the
+    host where the GPU's runs out (QLoRA, section 3). `wide`: ids of parameters that stay in 32 bits.
+
+    Its state is tensors, each its own, so that a checkpoint holds it and a resumed run goes on with the same bits.
+    Raises ModelError where bitsandbytes is missing or `paged` meets a parameter that is on no GPU.
+    """
+    if paged and any(p.device.type != "cuda" for group in groups for p in group["params"]):
+        raise ModelError(
+            "paged_adamw moves its moments between a GPU and the host, and the model is on no GPU: set optim to "
+            "adamw_8bit, or leave it out."
+        )
+    options = {"lr": learning_rate, "betas": betas, "eps": epsilon, "optim_bits": bits, "is_paged": paged}
+    made: torch.optim.Optimizer = _kept_adamw()([dict(group) for group in groups], wide=frozenset(wide), **options)
+    return made
+
+
+@cache
+def _kept_adamw() -> Any:
+    library = _library("AdamW's moments in 8 bits or in pages")
+
+    class KeptAdamW(library.optim.AdamW):  # type: ignore[misc, name-defined]
+        """The library's, but the step in its state is a tensor, the levels, which all states share, are in none, and
+        moments that were read from a checkpoint go to pages again."""
+
+        def __init__(self, groups: Any, *, wide: frozenset[int], **options: Any) -> None:
+            super().__init__(groups, **options)
+            self.wide = wide
+            self.settled: dict[Tensor, dict[str, Any]] = {}
+
+        def get_config(self, gindex: int, pindex: int, group: Any) -> Any:
+            found = super().get_config(gindex, pindex, group)
+            is_wide = id(self.param_groups[gindex]["params"][pindex]) in self.wide
+            return found | {"optim_bits": 32} if is_wide else found
+
+        def init_state(self, group: Any, p: Tensor, gindex: int, pindex: int) -> None:
+            super().init_state(group, p, gindex, pindex)
+            known = {name: value for name, value in self.state[p].items() if name not in dict(LEVELS)}
+            self.state[p] = self.settled[p] = known | {"step": torch.zeros((), dtype=torch.int64)}
+
+        def prefetch_state(self, p: Tensor) -> None:
+            if self.settled.get(p) is not self.state[p]:
+                _settle(self, p, self.state[p])
+                self.settled[p] = self.state[p]
+            super().prefetch_state(p)
+
+        def update_step(self, group: Any, p: Tensor, gindex: int, pindex: int) -> None:
+            held = self.state[p]
+            self.state[p] = held | _levels(self, p, held) | {"step": int(held["step"])}
+            try:
+                super().update_step(group, p, gindex, pindex)
+            finally:
+                self.state[p] = held
+            held["step"] += 1
+
+    return KeptAdamW
+
+
+def _levels(optimizer: Any, p: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the numbers of a state in eight bits stand for."""
+    if state["state1"].dtype != torch.uint8:
+        return {}
+    for kind in dict(LEVELS).values():
+        optimizer.name2qmap[kind] = optimizer.name2qmap[kind].to(p.device)
+    return {name: optimizer.name2qmap[kind] for name, kind in LEVELS}
+
+
+def _settle(optimizer: Any, p: Tensor, read: dict[str, Any]) -> None:
+    """Make of what a checkpoint gave back what `init_state` would have made."""
+    read["step"] = read["step"].cpu()
+    for name in MOMENTS if optimizer.is_paged else ():
+        place = optimizer.get_state_buffer(p, dtype=read[name].dtype)
+        read[name] = place.copy_(read[name])

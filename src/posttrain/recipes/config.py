@@ -9,7 +9,7 @@ import difflib
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
@@ -72,6 +72,11 @@ class Config(BaseModel):
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG003 (for those that have such keys)
         """What keys that are left out stand at beside the `given` ones, where that is not the field's own default."""
         return {}
+
+    @classmethod
+    def meant(cls, words: Sequence[str]) -> "type[Config]":  # noqa: ARG003 (for those that have more keys by them)
+        """The settings that these words of a command line are for."""
+        return cls
 
     @field_validator("*", mode="before")
     @classmethod

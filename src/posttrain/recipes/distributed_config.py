@@ -8,7 +8,7 @@ from posttrain.recipes.config import Config
 
 
 class DistributedKeys(Config):
-    """Who starts the processes, and what they share. `torchrun ... posttrain VERB recipe.yaml` needs no key of these."""
+    """Who starts the processes, and what they share. Under `torchrun` itself none of these keys is needed."""
 
     launcher: Literal["none", "torchrun", "ray"] = Field(
         "none", description="Who starts more processes: torchrun on this machine, or the workers of a Ray cluster."
@@ -17,6 +17,7 @@ class DistributedKeys(Config):
     max_restarts: int = Field(
         0, ge=0, description="With a launcher: how often to go on from the last checkpoint when a process dies."
     )
+    worker_cpus: float = Field(1.0, gt=0, description="With launcher ray: processor cores of each process.")
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp", description="In every process the whole model (ddp), or a share of all its weights (fsdp: FSDP2)."
     )
@@ -27,7 +28,7 @@ class DistributedKeys(Config):
     activation_offloading: bool = Field(
         False, description="Keep activations in the CPU's memory until the backward needs them."
     )
-    ddp_timeout: int = Field(1800, ge=1, description="Seconds that one process waits for the others before it gives up.")
+    ddp_timeout: int = Field(1800, ge=1, description="Seconds that a process waits for the others before it gives up.")
 
     @model_validator(mode="after")
     def _need_processes(self) -> Self:
@@ -37,10 +38,14 @@ class DistributedKeys(Config):
                     raise ValueError(
                         f"{key} needs a launcher: set launcher to torchrun or ray, or say it to torchrun itself"
                     )
+        if self.launcher != "ray" and self.worker_cpus != type(self).model_fields["worker_cpus"].default:
+            raise ValueError("worker_cpus needs launcher ray: other launchers leave the cores to the system")
         if self.strategy != "fsdp":
             for key, default in (("reshard_after_forward", True), ("cpu_offload", False)):
                 if getattr(self, key) != default:
                     raise ValueError(f"{key} needs strategy fsdp: ddp keeps the whole model in every process")
         if self.strategy == "fsdp" and getattr(self, "load_in_4bit", False):
             raise ValueError("strategy fsdp cannot share out weights of four bits: leave load_in_4bit, or use ddp")
+        if self.strategy == "fsdp" and getattr(self, "optim", "adamw_torch_fused") != "adamw_torch_fused":
+            raise ValueError("optim has to be adamw_torch_fused with strategy fsdp: others cannot share out their state")
         return self

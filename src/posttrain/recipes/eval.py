@@ -1,36 +1,31 @@
 """`posttrain eval`: questions with gold answers to accuracy, pass@k and majority@k, with intervals."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from posttrain.data.template import stop_token_ids
 from posttrain.errors import DataError
 from posttrain.evals.reasoning import lines, reasoning_report
-from posttrain.models.load import Policy, context_length
 from posttrain.recipes.config import command
 from posttrain.recipes.eval_answers import Answers, key_of
+from posttrain.recipes.eval_asking import Job, asked
 from posttrain.recipes.eval_config import EvalConfig
-from posttrain.recipes.eval_prompts import PLAIN_STOP, plain_prompt, read_questions, with_shots
-from posttrain.recipes.policy import load_packed, resolve_model
+from posttrain.recipes.eval_prompts import read_questions, with_shots
+from posttrain.recipes.policy import resolve_model
 from posttrain.recipes.rewards import recipe_reward
 from posttrain.recipes.sample_answers import weights_digest
-from posttrain.recipes.tool_setup import offered, recipe_toolbox, recipe_tools, tool_figures
+from posttrain.recipes.tool_setup import offered, recipe_toolbox, tool_figures
 from posttrain.rollouts.grading import Grader
-from posttrain.rollouts.policy import PolicySampler
-from posttrain.rollouts.run import run_groups
-from posttrain.rollouts.sampling import Decoding
 from posttrain.rollouts.tools.tool import ToolBox
-from posttrain.types import Prompt, Rollout
+from posttrain.types import Rollout
 
-Roll = Callable[[Sequence[Prompt]], list[list[Rollout]]]
 SETTINGS = (
     "reward", "num_samples", "top_p", "top_k", "min_p", "max_new_tokens", "stop_strings", "seed", "sampler_dtype"
 )  # fmt: skip
@@ -58,8 +53,7 @@ def run(config: EvalConfig) -> int:
     if len(missing) < len(prompts):
         say(f"{len(prompts) - len(missing):,} questions have their answers already and are not asked again")
     if missing:
-        policy = load_packed(folder)
-        _ask(config, policy, box, [(keys[n], questions[n], prompts[n]) for n in missing], answers, console)
+        _ask(config, folder, box, [(keys[n], questions[n], prompts[n]) for n in missing], answers, console)
     groups = [answers.group(key, question) or [] for key, question in zip(keys, questions, strict=True)]
     report = reasoning_report(groups, right_at=config.right_at, numeric=config.is_numeric, by=config.by)
     if box:
@@ -75,48 +69,20 @@ def run(config: EvalConfig) -> int:
 
 
 def _ask(
-    config: EvalConfig, policy: Policy, box: ToolBox | None, jobs: Sequence[tuple[str, Prompt, Prompt]],
-    answers: Answers, console: Console,
-) -> None:  # fmt: skip
+    config: EvalConfig, folder: str, box: ToolBox | None, jobs: Sequence[Job], answers: Answers, console: Console
+) -> None:
     """Several prompts at a time, so that the sampler's slots stay full; what is done is on the disk."""
-    judge = recipe_reward(config.reward, tokenizer=policy.tokenizer, max_completion_length=config.max_new_tokens)
-    grader = Grader([judge])
-    roll = _roller(config, policy, box)
     size = max(1, 8 * config.sampler_slots // config.num_samples)
-    with Progress(console=console, transient=True) as progress:
+    parts = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    with ExitStack() as stack:
+        policy, answered = asked(config, folder, box, parts, stack, partial(console.print, markup=False))
+        judge = recipe_reward(config.reward, tokenizer=policy.tokenizer, max_completion_length=config.max_new_tokens)
+        grader, progress = Grader([judge]), stack.enter_context(Progress(console=console, transient=True))
         task = progress.add_task("answering", total=len(jobs))
-        for start in range(0, len(jobs), size):
-            chosen = jobs[start : start + size]
-            for (key, question, _), group in zip(chosen, roll([prompt for _, _, prompt in chosen]), strict=True):
+        for part, groups in answered:
+            for (key, question, _), group in zip(part, groups, strict=True):
                 answers.add(key, question, grader.grade(group))
-            progress.advance(task, len(chosen))
-
-
-def _roller(config: EvalConfig, policy: Policy, box: ToolBox | None) -> Roll:
-    tools = recipe_tools(config, policy.tokenizer, box)
-    is_plain = policy.tokenizer.chat_template is None
-    decoding = Decoding(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.drawn_at,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        stop_token_ids=tuple(stop_token_ids(policy.tokenizer)),
-        stop_strings=(*config.stop_strings, *([PLAIN_STOP] if is_plain else [])),
-    )
-    dtype = None if config.sampler_dtype == "auto" else getattr(torch, config.sampler_dtype)
-    sampler = PolicySampler(policy, dtype=dtype, slots=config.sampler_slots)
-    return partial(
-        run_groups,
-        sampler=sampler,
-        tokenizer=policy.tokenizer,
-        num_generations=config.num_samples,
-        decoding=decoding,
-        seed=config.seed,
-        context_length=context_length(policy),
-        render=plain_prompt(policy) if is_plain else None,
-        **(tools.rolling() if tools else {}),
-    )
+            progress.advance(task, len(part))
 
 
 def _show(console: Console, config: EvalConfig, report: dict[str, Any]) -> None:

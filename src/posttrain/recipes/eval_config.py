@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.config import Config
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.ray_config import RayKeys
 from posttrain.recipes.tools_config import ToolKeys
 
 
@@ -59,20 +60,8 @@ class SuiteKeys(Config):
     )
 
 
-class EvalConfig(ToolKeys, SuiteKeys, QuestionKeys):
-    """Figures of a model with intervals: suites of tasks, or prompts with gold answers (accuracy, pass@k,
-    majority@k)."""
-
-    verb: ClassVar[str] = "eval"
-    positional: ClassVar[str] = "model"
-    headings: ClassVar[dict[str, str]] = {
-        "model": "model and questions",
-        "suite": "suites",
-        "tools": "tools",
-        "num_shots": "prompting",
-        "num_samples": "answers",
-        "output_dir": "output",
-    }
+class EvalKeys(ToolKeys, SuiteKeys, QuestionKeys):
+    """How questions are put and answered, and where the figures go."""
 
     num_shots: int = Field(0, ge=0, description="Worked examples put before every question, the same for all.")
     shots: Literal["worked", "answer"] = Field(
@@ -158,3 +147,20 @@ class EvalConfig(ToolKeys, SuiteKeys, QuestionKeys):
         for name in OF_QUESTIONS if self.suite else ():
             if getattr(self, name) != fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} is given beside suite: the tasks say it themselves; write a suite file")
+
+
+class EvalConfig(RayKeys, EvalKeys):
+    """Figures of a model with intervals: suites of tasks, or prompts with gold answers (accuracy, pass@k,
+    majority@k)."""
+
+    verb: ClassVar[str] = "eval"
+    positional: ClassVar[str] = "model"
+    headings: ClassVar[dict[str, str]] = {
+        "model": "model and questions",
+        "suite": "suites",
+        "tools": "tools",
+        "num_shots": "prompting",
+        "num_samples": "answers",
+        "output_dir": "output",
+        "ray": "more than one process or machine",
+    }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,14 @@ def take_all(
     digest = model_digest(folder)
     kept = Kept(files, {"name": model, **digest})
     dtype = None if config.sampler_dtype == "auto" else getattr(torch, config.sampler_dtype)
-    taker = Taker(partial(load_packed, folder), keep=kept, slots=config.sampler_slots, dtype=dtype)
-    return digest, take_tasks(taker, kept, tasks, model, console)
+    if config.ray is None:
+        taker = Taker(partial(load_packed, folder), keep=kept, slots=config.sampler_slots, dtype=dtype)
+        return digest, take_tasks(taker, kept, tasks, model, console)
+    from posttrain.recipes.ray_eval import ray_taker
+
+    with ExitStack() as stack:
+        taker = ray_taker(config, model, folder, kept, dtype, stack, partial(console.print, markup=False))
+        return digest, take_tasks(taker, kept, tasks, model, console)
 
 
 def _against(

@@ -44,7 +44,8 @@ class Checker:
         self.files = Files(Path(self.config.output_dir), anew=self.config.overwrite_output_dir)
         self.tasks = tasks_of(self.config, source.policy)
         self.truth = self._truth()
-        self.before = self._taken(source.policy, {"name": "fp32", **model_digest(source.folder)})
+        identity = {"name": "fp32", **model_digest(source.folder)} | ({"base": "held"} if source.is_held else {})
+        self.before = self._taken(source.policy, identity)
 
     def _truth(self) -> Truth:
         config, policy = self.config, self.source.policy

@@ -31,6 +31,9 @@ class ExportConfig(Config):
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="Weights of the format hf, rounded after adapters are merged in fp32."
     )
+    qlora_base: Literal["held", "plain"] | None = Field(
+        None, description="Base of a QLoRA adapter: what its four bits stand for (held, default), or the plain one."
+    )
     base_name: str = Field(
         "", description="Of the format adapter: the base that it names, a Hugging Face name; left out, as it is."
     )
@@ -61,6 +64,12 @@ class ExportConfig(Config):
     output_dir: str = Field("runs/export", min_length=1, description="Folder of the exports, export.json, export.html.")
     overwrite_output_dir: bool = Field(False, description="Replace what an earlier export left in output_dir.")
 
+    @property
+    def merges_held(self) -> bool:
+        """Whether an adapter is merged into what its base stood for in four bits; the format adapter is for the plain
+        base, so all that is written beside it is too."""
+        return (self.qlora_base or ("plain" if "adapter" in self.format else "held")) == "held"
+
     @field_validator("format", "suite", "task", "data", mode="before")
     @classmethod
     def _some(cls, value: object) -> object:
@@ -82,4 +91,6 @@ class ExportConfig(Config):
             raise ValueError("format names one format twice")
         if self.base_name and "adapter" not in self.format:
             raise ValueError("base_name is of the format adapter, which is not asked for")
+        if self.qlora_base == "held" and "adapter" in self.format:
+            raise ValueError("the format adapter is for the plain base: leave qlora_base out, or export it alone")
         return self

@@ -20,7 +20,9 @@ def write_folder(source: ExportSource, out: Path) -> list[str]:
     """A plain model folder: merged in fp32 first, then rounded once to the dtype asked for."""
     model = copy.deepcopy(source.policy.model).to(source.dtype)
     save(Policy(model, source.policy.tokenizer, source.name), out, stop_token_ids=list(source.stop_ids))
-    return [f"adapters merged in fp32, then rounded to {source.config.dtype}"] if source.is_adapter else []
+    base = "what its base stood for in four bits" if source.is_held else "its plain base"
+    note = f"the adapter was merged in fp32 into {base}, then rounded to {source.config.dtype}"
+    return [note] if source.is_adapter else []
 
 
 def read_folder(place: Path) -> Readback:

@@ -11,6 +11,7 @@ from posttrain.data.template import stop_token_ids
 from posttrain.models.load import Policy, load
 from posttrain.models.logprobs import causal_lm
 from posttrain.models.lora import merge_lora
+from posttrain.models.qlora import held_in, merge_held
 from posttrain.recipes.export_config import ExportConfig
 from posttrain.recipes.policy import resolve_model
 
@@ -18,7 +19,8 @@ from posttrain.recipes.policy import resolve_model
 @dataclass(frozen=True)
 class ExportSource:
     """`policy`: fp32, adapters merged in fp32. `folder`: where it was read from. `name`: for files. `stop_ids`: what
-    ends an answer, that of the template first. `dtype`: asked of the format hf."""
+    ends an answer, that of the template first. `dtype`: asked of the format hf. `is_held`: whether the adapter was
+    merged into the numbers that its base stood for in four bits."""
 
     policy: Policy
     folder: str
@@ -26,6 +28,7 @@ class ExportSource:
     stop_ids: tuple[int, ...]
     dtype: torch.dtype
     config: ExportConfig
+    is_held: bool = False
 
     @property
     def is_adapter(self) -> bool:
@@ -36,13 +39,14 @@ class ExportSource:
 def load_source(config: ExportConfig) -> ExportSource:
     """Raises ModelError for what is no language model with a tokenizer, ConfigError for a pipeline without a model."""
     folder = resolve_model(config.model)
-    policy = load(folder, dtype=torch.float32)
+    is_held = config.merges_held and held_in(folder) is not None
+    policy = merge_held(folder) if is_held else load(folder, dtype=torch.float32)
     if causal_lm(policy.model) is not policy.model:
         policy = merge_lora(policy)
     policy.model.eval().requires_grad_(False)
     stops = stop_ids_of(policy)
     name = re.sub(r"[^\w.-]+", "-", Path(config.model.rstrip("/")).name) or "model"
-    return ExportSource(policy, folder, name, stops, getattr(torch, config.dtype), config)
+    return ExportSource(policy, folder, name, stops, getattr(torch, config.dtype), config, is_held)
 
 
 def stop_ids_of(policy: Policy) -> tuple[int, ...]:

@@ -5,7 +5,9 @@ command comes by the same way to the same instructions without asking again.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from posttrain.recipes.instruct_config import InstructConfig
 from posttrain.recipes.instruct_output import Output
 from posttrain.recipes.instruct_setup import Models, method_of, pool_of
 from posttrain.recipes.text_model import spent_line
+from posttrain.recipes.text_spread import over_ray
 from posttrain.synthesis.growing import Grown, grow
 from posttrain.synthesis.pool import Pool
 
@@ -32,23 +35,25 @@ def run(config: InstructConfig) -> int:
     console = Console(highlight=False, soft_wrap=True)
     say = partial(console.print, markup=False)
     output = Output(config)
-    models = Models(config, say)
-    method, seeds = method_of(config, models)
-    pool = pool_of(config, seeds, say)
-    finish = finish_of(config, models, seeds)
-    grown: Grown | None = None
-    try:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("instructions", total=config.wanted if config.wanted < ENOUGH else None)
+    with ExitStack() as stack:
+        models = Models(config, say, **over_ray(config, stack, Path(config.output_dir), say))
+        method, seeds = method_of(config, models)
+        pool = pool_of(config, seeds, say)
+        finish = finish_of(config, models, seeds)
+        grown: Grown | None = None
+        try:
+            with Progress(console=console, transient=True) as progress:
+                task = progress.add_task("instructions", total=config.wanted if config.wanted < ENOUGH else None)
 
-            def watch(pool: Pool) -> None:
-                progress.update(task, completed=pool.num_kept)
-                output.watch(pool)
+                def watch(pool: Pool) -> None:
+                    progress.update(task, completed=pool.num_kept)
+                    output.watch(pool)
 
-            grown = grow(method, pool, finish, wanted=config.wanted, max_fruitless=config.max_fruitless, watch=watch)
-    finally:  # after Ctrl-C too
-        output.save(pool)
-        report = output.report(pool, grown, models.all)
+                limits = {"wanted": config.wanted, "max_fruitless": config.max_fruitless}
+                grown = grow(method, pool, finish, **limits, watch=watch)
+        finally:  # after Ctrl-C too
+            output.save(pool)
+            report = output.report(pool, grown, models.all)
     _show(console, report)
     for model in models.all:
         say(spent_line(model, **config.prices))

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.ray_config import RayKeys
 from posttrain.recipes.text_model_config import JudgeKeys, TextModelKeys
 from posttrain.synthesis.filters import KEYWORDS, STARTS
 
@@ -21,20 +22,8 @@ ONLY_OF = {
 Operation = Literal["constraints", "deepen", "concretise", "reasoning", "breadth"]
 
 
-class InstructConfig(TextModelKeys, JudgeKeys):
-    """Instructions and answers that a model makes: self-instruct, Evol-Instruct, Magpie, or backtranslation."""
-
-    verb: ClassVar[str] = "instruct"
-    headings: ClassVar[dict[str, str]] = {
-        "concurrency": "servers and memory",
-        "judge": "a judge of quality",
-        "model": "the model that writes instructions",
-        "method": "method",
-        "temperature": "writing instructions",
-        "answer_model": "answers",
-        "min_words": "what is left out",
-        "output_dir": "output",
-    }
+class InstructKeys(TextModelKeys, JudgeKeys):
+    """How instructions are made, answered, and left out."""
 
     judge: str = Field("", description="Model that rates instruction and answer; left out, nobody does.")
     judge_how: Literal["auto", "options", "words"] = Field(
@@ -178,3 +167,20 @@ class InstructConfig(TextModelKeys, JudgeKeys):
             raise ValueError("num_answers is 0, so there is nothing for reward, judge or answer_model: leave them out")
         if self.num_answers > 1 and self.answer_temperature == 0:
             raise ValueError("answer_temperature is 0, which gives the same answer every time: raise it")
+
+
+class InstructConfig(RayKeys, InstructKeys):
+    """Instructions and answers that a model makes: self-instruct, Evol-Instruct, Magpie, or backtranslation."""
+
+    verb: ClassVar[str] = "instruct"
+    headings: ClassVar[dict[str, str]] = {
+        "concurrency": "servers and memory",
+        "judge": "a judge of quality",
+        "model": "the model that writes instructions",
+        "method": "method",
+        "temperature": "writing instructions",
+        "answer_model": "answers",
+        "min_words": "what is left out",
+        "output_dir": "output",
+        "ray": "more than one process or machine",
+    }

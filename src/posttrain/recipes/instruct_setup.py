@@ -12,7 +12,7 @@ from posttrain.recipes.instruct_texts import read_eval_texts, read_texts
 from posttrain.recipes.policy import resolve_model
 from posttrain.recipes.text_model import text_model
 from posttrain.rollouts.asking import Manner, TextModel
-from posttrain.rollouts.text_models import CachedText, LocalText
+from posttrain.rollouts.text_models import CachedText
 from posttrain.synthesis import filters
 from posttrain.synthesis.backtranslation import Backtranslation
 from posttrain.synthesis.decontamination import Contamination
@@ -26,10 +26,11 @@ Say = Callable[[str], None]
 
 
 class Models:
-    """The models of a run, each loaded once; what they say is kept in `cache`, or else in the output folder."""
+    """The models of a run, each loaded once; what they say is kept in `cache`, or else in the output folder. `asked`:
+    more keywords of `text_model`."""
 
-    def __init__(self, config: InstructConfig, say: Say) -> None:
-        self.config, self.say = config, say
+    def __init__(self, config: InstructConfig, say: Say, **asked: Any) -> None:
+        self.config, self.say, self.asked = config, say, asked
         self.cache = Path(config.cache or Path(config.output_dir) / "asked.jsonl")
         self._made: dict[tuple[str, str | None], TextModel] = {}
         self.turns: list[TextModel] = []  # a writer of user turns, beside the model whose answers it asks for
@@ -49,7 +50,7 @@ class Models:
         """The model of that name, as `text_model` makes it."""
         if (name, url) not in self._made:
             keys = self.config.model_keys | {"name": name, "url": url, "api_key_env": api_key_env, "cache": self.cache}
-            self._made[name, url] = text_model(**keys, say=self.say)
+            self._made[name, url] = text_model(**keys, say=self.say, **self.asked)
         return self._made[name, url]
 
     @property
@@ -58,7 +59,7 @@ class Models:
         if self.config.prompting != "auto":
             return self.config.prompting == "completion"
         inner = getattr(self.writer, "inner", self.writer)
-        return isinstance(inner, LocalText) and inner.ids.is_plain
+        return hasattr(inner, "ids") and bool(inner.ids.is_plain)
 
 
 def method_of(config: InstructConfig, models: Models) -> tuple[Method, Sequence[Seed]]:
@@ -82,8 +83,8 @@ def method_of(config: InstructConfig, models: Models) -> tuple[Method, Sequence[
 
 
 def _magpie(config: InstructConfig, models: Models, manner: Manner) -> Magpie:
-    inner = getattr(models.writer, "inner", models.writer)
-    if isinstance(inner, LocalText):
+    inner: Any = getattr(models.writer, "inner", models.writer)
+    if hasattr(inner, "sampler"):  # a model of our own, here or in Ray workers
         query = pre_query(inner.policy.tokenizer, config.system_prompt or "")
         turns = UserTurns(inner.sampler, query, name=f"{inner.name} (user turns)", identity=inner.identity)
         models.turns = [model := cast(TextModel, CachedText(turns, models.cache))]

@@ -27,6 +27,7 @@ from posttrain.recipes.judge_setup import judge_of, spent_of
 from posttrain.recipes.judge_view import write_record
 from posttrain.recipes.judge_votes import Votes, fill_store
 from posttrain.recipes.text_model import spent_line
+from posttrain.recipes.text_spread import over_ray
 
 
 def run(config: JudgeConfig) -> int:
@@ -36,12 +37,13 @@ def run(config: JudgeConfig) -> int:
     folder, counts = Path(config.output_dir), Counter[str]()
     with ExitStack() as stack:
         cases = _cases(config, stack, counts)
-        judge = judge_of(config, say, folder=folder, rubric=config.rubric)
+        asked = over_ray(config, stack, folder, say)
+        judge = judge_of(config, say, folder=folder, rubric=config.rubric, **asked)
         store = _filled(config, cases, stack)
         votes = Votes(store, judge) if store is not None else None
         left = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         say(f"{len(cases):,} prompts to judge answers of ({left})" if left else f"{len(cases):,} prompts")
-        asking = Asking(console, chunk=config.chunk)
+        asking = Asking(console, chunk=max(config.chunk, asked.get("chunk", 0) // 2))
         judge_all = _compare_all if config.mode == "pairwise" else rate_all
         record = {"command": command(config), "mode": config.mode, "counts": dict(+counts)}
         record |= judge_all(config, judge, cases, votes, asking)

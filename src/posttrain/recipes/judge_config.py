@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.ray_config import RayKeys
 from posttrain.recipes.text_model_config import JudgeKeys
 
 MODES = ("pairwise", "rating", "rubric")
@@ -57,19 +58,8 @@ class JudgingKeys(JudgeKeys):
         return [value] if isinstance(value, str) else value
 
 
-class JudgeConfig(JudgingKeys):
-    """A model as a judge of answers, and a report on how far it can be trusted."""
-
-    verb: ClassVar[str] = "judge"
-    positional: ClassVar[str | None] = "judge"
-    headings: ClassVar[dict[str, str]] = {
-        "store": "what is judged",
-        "judge": "the judge",
-        "how": "how it is asked",
-        "num_null_prompts": "how far it can be trusted",
-        "concurrency": "server",
-        "output_dir": "output",
-    }
+class JudgeVerbKeys(JudgingKeys):
+    """What is judged, and what is written of it."""
 
     store: str | None = Field(
         None, min_length=1, description="Store whose items are judged, and which gets the votes: runs/feedback.db."
@@ -120,3 +110,19 @@ class JudgeConfig(JudgingKeys):
         if self.num_principles is not None and not self.principles:
             raise ValueError("num_principles is given and principles are not: name a constitution's file")
         return self
+
+
+class JudgeConfig(RayKeys, JudgeVerbKeys):
+    """A model as a judge of answers, and a report on how far it can be trusted."""
+
+    verb: ClassVar[str] = "judge"
+    positional: ClassVar[str | None] = "judge"
+    headings: ClassVar[dict[str, str]] = {
+        "store": "what is judged",
+        "judge": "the judge",
+        "how": "how it is asked",
+        "num_null_prompts": "how far it can be trusted",
+        "concurrency": "server",
+        "output_dir": "output",
+        "ray": "more than one process or machine",
+    }

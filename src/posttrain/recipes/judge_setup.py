@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from posttrain.errors import ConfigError
 from posttrain.feedback.judge import Judge
@@ -17,10 +18,10 @@ FILES = (".yaml", ".yml", ".json")
 
 
 def judge_of(
-    config: JudgingKeys, say: Callable[[str], None], *, folder: str | Path, rubric: Sequence[str] = ()
+    config: JudgingKeys, say: Callable[[str], None], *, folder: str | Path, rubric: Sequence[str] = (), **asked: Any
 ) -> Judge:
     """The judge, ready to be asked. What it says is kept in `cache`, or else in `folder`, so that nothing is asked
-    twice. Raises ConfigError, DataError or ModelError before anything is asked."""
+    twice. `asked`: more keywords of `text_model`. ConfigError, DataError or ModelError before anything is asked."""
     wording, principles = load_wording(config.wording), principles_of(config.principles)
     if config.num_principles is not None and config.num_principles > len(principles):
         raise ConfigError(
@@ -29,7 +30,7 @@ def judge_of(
         )
     keys = config.judge_keys | {"cache": config.cache or Path(folder) / "asked.jsonl"}
     return Judge(
-        text_model(**keys, say=say),
+        text_model(**keys, say=say, **asked),
         wording=wording,
         how=config.asked_how,
         principles=principles,

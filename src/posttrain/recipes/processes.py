@@ -1,16 +1,20 @@
-"""One training verb in one process or in many: who starts them, how they meet, and how they part."""
+"""One training verb in one process or in many: who starts them, how they meet, and how they begin again."""
 
+import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from posttrain import __version__
-from posttrain.errors import ConfigError, TrainError
+from posttrain.errors import ConfigError
+from posttrain.recipes.parting import parting
 from posttrain.recipes.sharing import FREE
 from posttrain.train import distributed
 from posttrain.train.checkpoint import PREFIX
@@ -28,17 +32,16 @@ def in_processes(main: Main) -> Callable[[Any], int]:
     def run(config: Any) -> int:
         if config.launcher != "none" and "WORLD_SIZE" not in os.environ:
             return _launch(config)
+        is_own = not distributed.is_running()  # else whoever has made the group ends it
         distributed.start(config.ddp_timeout, alone=config.strategy == "fsdp")
         console = Console(highlight=False, soft_wrap=True, quiet=not distributed.is_main())
         try:
-            return main(_fitted(config), console)
-        except RuntimeError as error:
-            if not distributed.is_loss(error):
-                raise
-            raise TrainError(distributed.lost(error)) from error
+            with parting(config):
+                return main(_fitted(config, console), console)
         finally:
             forget()
-            distributed.stop()
+            if is_own:
+                distributed.stop()
 
     return run
 
@@ -53,7 +56,7 @@ def _launch(config: Any) -> int:
     return launch(config)
 
 
-def _fitted(config: Any) -> Any:
+def _fitted(config: Any, console: Console) -> Any:
     """The recipe as this process follows it."""
     if config.strategy == "fsdp" and (found := UNSHARDED & set(config.protection)):
         raise ConfigError(f"protect {sorted(found)[0]} needs every weight in one piece: set strategy to ddp.")
@@ -61,8 +64,11 @@ def _fitted(config: Any) -> Any:
     changes: dict[str, Any] = {}
     if hasattr(config, "num_preview_samples") and (config.strategy == "fsdp" or not distributed.is_main()):
         changes["num_preview_samples"] = 0  # no process has the whole model to answer with, or another one answers
-    if distributed.num_restarts():
-        changes |= _again(config)
+    if number := distributed.num_restarts():
+        since = 0.0 if config.launcher == "ray" else _launched()  # Ray's name is new each time, a node may be younger
+        changes |= distributed.from_main(again(config, since))
+        going_on = changes.get("resume_from_checkpoint", config.resume_from_checkpoint)
+        console.print(f"restart {number}: {'going on from the last checkpoint' if going_on else 'from the beginning'}")
     return config.model_copy(update=changes)
 
 
@@ -70,7 +76,29 @@ def _versions() -> dict[str, str]:
     return {"posttrain": __version__} | {name: version(name) for name in ("torch", "transformers")}
 
 
-def _again(config: Any) -> dict[str, Any]:
-    """After a restart: from the newest checkpoint, or from the start where none was written."""
-    found = list(Path(config.output_dir).glob(f"{PREFIX}*[0-9]"))
-    return {"resume_from_checkpoint": bool(found), "overwrite_output_dir": not found}
+def _launched() -> float:
+    """When the first of the launchers began, in seconds since 1970."""
+    return -distributed.largest(-psutil.Process(os.getppid()).create_time())
+
+
+def again(config: Any, since: float) -> dict[str, Any]:
+    """What changes when the processes that a launcher began at `since` are started anew: they go on from the newest
+    checkpoint of theirs, or anew over what they began. Nothing where they had not begun to write: what lies in the
+    folder is an earlier run, and the recipe has said what is to become of it."""
+    if not is_own(config, since):
+        return {}
+    found = any(Path(config.output_dir).glob(f"{PREFIX}*[0-9]"))
+    return {"resume_from_checkpoint": found, "overwrite_output_dir": not found}
+
+
+def is_own(config: Any, since: float) -> bool:
+    """Whether the run folder was begun by this launch, and not by an earlier one."""
+    if not distributed.launch_id():  # of a launcher that gives no name
+        return True
+    try:
+        record = json.loads((Path(config.output_dir) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if record.get("launch") != distributed.launch_id():  # a name that may come again, as `none` of torchrun does
+        return False
+    return datetime.fromisoformat(record["started"]).timestamp() >= since - 1

@@ -1,5 +1,6 @@
 """From the rollout keys of a recipe to prompts, graders and the sampler: what `grpo` and `ppo` have in common."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from posttrain.data.template import stop_token_ids
@@ -17,9 +17,10 @@ from posttrain.recipes.dataset_config import DatasetEntry
 from posttrain.recipes.rewards import recipe_rewards
 from posttrain.recipes.rollout_checks import require_gold, require_named
 from posttrain.recipes.rollout_config import RolloutConfig
+from posttrain.recipes.rollout_vllm import server_sampler
 from posttrain.recipes.sample_prompts import read_prompts
+from posttrain.recipes.sampler_precision import sampler_dtype
 from posttrain.recipes.tool_setup import offered, recipe_toolbox, recipe_tools, unweighted_counts
-from posttrain.recipes.training import uses_bf16
 from posttrain.rollouts.bridge import Bridge
 from posttrain.rollouts.environments import SingleTurn
 from posttrain.rollouts.grading import Grader, Weighted
@@ -29,7 +30,10 @@ from posttrain.rollouts.run import run_groups
 from posttrain.rollouts.sampling import Decoding
 from posttrain.rollouts.sandbox import missing_walls
 from posttrain.rollouts.tool_use import CountingGrader
+from posttrain.rollouts.vllm_sampler import VllmSampler
+from posttrain.train.ahead import Ahead
 from posttrain.train.collect import Groups
+from posttrain.train.sharding import ReplicaSampler, plain_twin
 from posttrain.types import Prompt
 
 Say = Callable[[str], None]
@@ -42,7 +46,7 @@ class Setup:
     prompts: list[Prompt]
     held_out: list[Prompt]
     rewards: list[Weighted]
-    sampler: PolicySampler
+    sampler: PolicySampler | VllmSampler | Ahead
     roll: Callable[..., Groups]
     inputs: list[dict[str, Any]]
     has_tools: bool = False
@@ -74,7 +78,7 @@ def set_up(config: RolloutConfig, policy: Policy, console: Console, rewards: Seq
         stop_token_ids=tuple(stop_token_ids(policy.tokenizer)),
         stop_strings=tuple(config.stop_strings),
     )
-    sampler = PolicySampler(policy, dtype=sampler_dtype(config, policy), slots=config.sampler_slots)
+    sampler = _sampler(config, policy, decoding, say)
     inner = SingleTurn if config.environment is None else environment_named(config.environment, config.reward)
     turns: dict[str, Any] = {"environment": inner, "max_turns": config.max_turns}
     if tools is not None:
@@ -82,14 +86,30 @@ def set_up(config: RolloutConfig, policy: Policy, console: Console, rewards: Seq
     roll = partial(
         run_groups,
         sampler=sampler,
-        tokenizer=policy.tokenizer,
+        # A thread of its own renders what comes next, and a tokenizer is nothing that two threads can share.
+        tokenizer=copy.deepcopy(policy.tokenizer) if config.max_staleness else policy.tokenizer,
         decoding=decoding,
         context_length=context_length(policy),
         **turns,
     )
+    door = Ahead(sampler, partial(_roll, roll, config.num_generations)) if config.max_staleness else sampler
     told = [{"path": entry.path, "prompts": len(prompts)} | _digest(entry.path) for entry in config.dataset]
     counts = [] if tools is None else unweighted_counts(graders)
-    return Setup(prompts, held_out, [*graders, *counts], sampler, roll, told, tools is not None)
+    return Setup(prompts, held_out, [*graders, *counts], door, roll, told, tools is not None)
+
+
+def _sampler(config: RolloutConfig, policy: Policy, decoding: Decoding, say: Say) -> Any:
+    """Who answers: this process, or servers."""
+    if config.is_remote:
+        return server_sampler(config, policy, decoding, say)
+    options: dict[str, Any] = {"dtype": sampler_dtype(config, policy), "slots": config.sampler_slots}
+    if config.strategy != "fsdp":
+        return PolicySampler(policy, **options)
+    return ReplicaSampler(policy.model, PolicySampler(plain_twin(policy), **options))
+
+
+def _roll(roll: Callable[..., Groups], size: int, prompts: Sequence[Prompt], seed: int, version: int) -> Groups:
+    return roll(prompts, num_generations=size, seed=seed, version=version)
 
 
 def named_rewards(config: RolloutConfig, policy: Policy, say: Say) -> list[Weighted]:
@@ -123,13 +143,6 @@ def _held_out(entry: DatasetEntry) -> DatasetEntry:
     """Of the pocket world, what is kept for measuring."""
     given = "split" in entry.model_fields_set
     return entry.model_copy(update={"split": "test"}) if entry.path == "pocket" and not given else entry
-
-
-def sampler_dtype(config: RolloutConfig, policy: Policy) -> torch.dtype:
-    """The precision of the weights that are sampled from."""
-    if config.sampler_dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.sampler_dtype]
-    return torch.bfloat16 if uses_bf16(config, policy) else torch.float32
 
 
 def _digest(path: str) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """What goes round with a run by reinforcement: where its groups come from, what is measured, what stops it."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -10,15 +12,21 @@ from posttrain.evals.overoptimisation import early_stop_step
 from posttrain.models.load import Policy
 from posttrain.recipes.rewards import recipe_rewards
 from posttrain.recipes.rollout_config import RolloutConfig
-from posttrain.recipes.rollout_setup import Setup, sampler_dtype
+from posttrain.recipes.rollout_setup import Setup
+from posttrain.recipes.sampler_precision import sampler_dtype
 from posttrain.recipes.training import uses_bf16
 from posttrain.rollouts.grading import Grader, Weighted
+from posttrain.rollouts.vllm_sampler import VllmSampler
+from posttrain.train import distributed
+from posttrain.train.ahead import Ahead
 from posttrain.train.collect import Collector, Groups
 from posttrain.train.drift import drift_metrics
 from posttrain.train.recorder import Recorder
 from posttrain.train.rollout_evaluation import RolloutEvaluation
 from posttrain.train.runlog import RunFolder
 from posttrain.types import Prompt
+
+STALE_MISMATCH = 0.5  # nats a token between the weights that sampled and those that learn, an iteration later
 
 
 def collector(config: RolloutConfig, setup: Setup, *, dynamic: bool = False) -> Collector:
@@ -27,15 +35,47 @@ def collector(config: RolloutConfig, setup: Setup, *, dynamic: bool = False) -> 
     def roll(prompts: Sequence[Prompt], seed: int, version: int) -> Groups:
         return setup.roll(prompts, num_generations=config.num_generations, seed=seed, version=version)
 
-    return _Watched(setup.prompts, roll, setup.grader(), config.num_prompts, config.seed, dynamic)
+    if isinstance(setup.sampler, Ahead):
+        roll = setup.sampler.roll
+    found = _Watched(setup.prompts, roll, setup.grader(), config.num_prompts, config.seed, dynamic)
+    found.sampler = setup.sampler
+    steps = config.num_updates * config.num_mini_batches
+    found.last = config.max_steps if config.max_steps > 0 else steps * found.num_iterations(config.num_train_epochs)
+    found.last -= steps
+    return found
 
 
 class _Watched(Collector):
-    """A collector that also logs how the form of answers drifts."""
+    """A collector that also logs how the form of answers drifts, and asks for the next rollouts where they are sampled
+    ahead, but for none behind step `last`."""
+
+    sampler: Any = None
+    last: int = 0
 
     def collect(self, version: int) -> tuple[Groups, dict[str, float]]:
-        groups, told = super().collect(version)
+        before = self.cursor, self.calls
+        try:
+            groups, told = super().collect(version)
+        except BaseException:
+            self.cursor, self.calls = before  # prompts that nobody learned from come again in a resumed run
+            raise
+        if isinstance(self.sampler, Ahead) and version < self.last:
+            self.sampler.begin(*self.upcoming(), version)
+        if isinstance(self.sampler, Ahead | VllmSampler):
+            more = self.sampler.told()
+            told["rollout_tokens_per_s"] *= told["rollout_s"] / more.get("rollout_s", told["rollout_s"])
+            told |= more
         return groups, told | drift_metrics([*groups, *self.left_out])
+
+    def upcoming(self) -> tuple[list[Prompt], int]:
+        """This process's prompts of the next round, and its seed."""
+        chosen = [self.prompts[self._index(self.cursor + place)] for place in range(self.num_prompts)]
+        chosen = [chosen[number] for number in distributed.own_part([repr(prompt.messages) for prompt in chosen])]
+        return chosen, self.seed * 1_000_003 + self.calls + 1
+
+    def num_iterations(self, num_epochs: float) -> int:
+        """Rounds in so many passes over the prompts."""
+        return max(1, -(-int(num_epochs * len(self.prompts)) // self.num_prompts))
 
 
 def evaluation(config: RolloutConfig, setup: Setup) -> RolloutEvaluation | None:
@@ -94,11 +134,16 @@ def peak(config: RolloutConfig, folder: RunFolder, say: Callable[[str], None]) -
 
 
 def recorder(config: RolloutConfig, policy: Policy) -> Recorder:
-    """What stops a run that has gone wrong."""
+    """What stops a run that has gone wrong. Sampled ahead, the difference of sampler and trainer is what was learned
+    since, too: single tokens have no bound then, and the mean a wide one; the probe at each hand-over stays."""
+    known: dict[str, Any] = {"max_mismatch_kl": config.max_mismatch}
+    if config.max_staleness:
+        known = {"max_mismatch_kl": config.max_mismatch or STALE_MISMATCH, "max_mismatch": math.inf}
     return Recorder(
         bf16=uses_bf16(config, policy) or sampler_dtype(config, policy) == torch.bfloat16,
+        max_version_lag=config.max_staleness,
         min_entropy_share=config.min_entropy,
-        max_mismatch_kl=config.max_mismatch,
+        **known,
         max_kl=config.max_kl or None,
         **({"num_truncated": 0} if config.allow_truncated else {}),
     )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -14,11 +14,16 @@ from posttrain.recipes.preview import bare_prompt
 from posttrain.recipes.sample_config import SampleConfig
 from posttrain.recipes.sample_file import Answer
 from posttrain.rollouts.draws import draw_seed
-from posttrain.rollouts.policy import PolicySampler
-from posttrain.rollouts.sampling import Completion, Decoding, Request
+from posttrain.rollouts.sampling import Completion, Decoding, Request, Sampler
 from posttrain.types import Prompt
 
 Job = tuple[Prompt, list[int], list[int]]
+
+
+class OfPolicy(Sampler, Protocol):
+    """A sampler that knows its policy, here or in other processes."""
+
+    policy: Policy
 
 
 def fitting(
@@ -56,7 +61,7 @@ def fitting(
     return jobs
 
 
-def answers_of(config: SampleConfig, sampler: PolicySampler, jobs: Sequence[Job]) -> list[list[Answer]]:
+def answers_of(config: SampleConfig, sampler: OfPolicy, jobs: Sequence[Job]) -> list[list[Answer]]:
     """The different answers to each prompt, in the order of their first sample."""
     stops = tuple(stop_token_ids(sampler.policy.tokenizer))
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_p, stop_token_ids=stops)

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from posttrain.recipes.config import Config
 from posttrain.recipes.dataset_config import DatasetEntry, as_entries
+from posttrain.recipes.ray_config import RayKeys
 
 KEEPING = (
     "keep",
@@ -20,16 +21,8 @@ KEEPING = (
 )
 
 
-class SampleConfig(Config):
-    """Answers of one or more models to the same prompts, for people, judges or reward models to compare."""
-
-    verb: ClassVar[str] = "sample"
-    headings: ClassVar[dict[str, str]] = {
-        "model": "models and prompts",
-        "num_samples": "sampling",
-        "output": "output",
-        "reward": "keeping what is good (rejection sampling)",
-    }
+class SampleKeys(Config):
+    """What is asked of which models, and what becomes of the answers."""
 
     model: list[str] = Field(
         default_factory=lambda: ["pocket"],
@@ -143,3 +136,16 @@ class SampleConfig(Config):
             raise ValueError(
                 f"min_pass_rate is {self.min_pass_rate:g}, above max_pass_rate {self.max_pass_rate:g}: nothing is left"
             )
+
+
+class SampleConfig(RayKeys, SampleKeys):
+    """Answers of one or more models to the same prompts, for people, judges or reward models to compare."""
+
+    verb: ClassVar[str] = "sample"
+    headings: ClassVar[dict[str, str]] = {
+        "model": "models and prompts",
+        "num_samples": "sampling",
+        "output": "output",
+        "reward": "keeping what is good (rejection sampling)",
+        "ray": "more than one process or machine",
+    }

@@ -14,6 +14,7 @@ from posttrain.train.sharding import Sharding, share_out
 
 # Keys that change nothing of what a resumed run computes.
 FREE = {"resume_from_checkpoint", "overwrite_output_dir", "report_to", "output_dir", "num_preview_samples"}
+FREE |= {"sampler", "sampler_model", "sampler_api_key_env", "weight_transfer_dir", "sampler_timeout", "min_answered"}
 FREE |= {"dataset_num_proc", "data_checks", "reference_cache"}
 
 

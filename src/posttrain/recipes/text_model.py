@@ -30,16 +30,23 @@ def text_model(
     max_retries: int = 4,
     deadline_s: float | None = None,
     slots: int = 32,
+    elsewhere: Callable[..., TextModel] | None = None,
+    chunk: int = 128,
     **server: Any,
 ) -> TextModel:
     """`name`: `pocket`, a folder or a Hugging Face name; with `url`, what the server there calls its model. `cache`:
     file that keeps answers. `slots`: answers that a local model writes at once. `server`: more of RemoteText (extra,
-    limit_key, top_logprobs). `say`: told what is asked, and how much is kept.
+    limit_key, top_logprobs). `say`: told what is asked, and how much is kept. `elsewhere`: makes the model of the name
+    and the keywords, where other processes do the asking. `chunk`: asks passed on together, where there is a cache.
 
     Raises ConfigError where the variable `api_key_env` is not set, ModelError where there is no such model.
     """
     model: TextModel
-    if url is None:
+    if elsewhere is not None:
+        how = {"concurrency": concurrency, "timeout_s": timeout_s, "max_retries": max_retries, "deadline_s": deadline_s}
+        model = elsewhere(name, url=url, api_key_env=api_key_env, **how, **server)
+        where = f"on {url} by Ray workers" if url else "in Ray workers"
+    elif url is None:
         model = LocalText(_loaded(resolve_model(name)), name=name, identity=local_identity(name), slots=slots)
         where = "in this process"
     else:
@@ -56,7 +63,7 @@ def text_model(
         where = f"on {model.identity['url']}"
     kept = ""
     if cache is not None:
-        model = cached = CachedText(model, Path(cache))
+        model = cached = CachedText(model, Path(cache), chunk=chunk)
         broken = f", {cached.num_broken:,} broken lines left out" if cached.num_broken else ""
         kept = f"; {cached.num_kept:,} answers in {cache}{broken}"
     if say is not None:

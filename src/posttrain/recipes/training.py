@@ -1,7 +1,7 @@
 """What every training verb does between its data and its report: optimise, checkpoint, log, and end well."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from posttrain.models.reference import Reference
 from posttrain.recipes.config import command
 from posttrain.recipes.protect import protect
 from posttrain.recipes.sharing import settings_of, share_models
+from posttrain.recipes.training_rate import rate_of
 from posttrain.recipes.training_record import record_of, result_of
 from posttrain.train import distributed
 from posttrain.train.checkpoint import Checkpoints
@@ -21,7 +22,7 @@ from posttrain.train.evaluation import Evaluation
 from posttrain.train.interrupt import Interrupt
 from posttrain.train.loop import Companion, Run, train
 from posttrain.train.objectives import Objective
-from posttrain.train.optim import adamw, schedule
+from posttrain.train.optim import adamw
 from posttrain.train.progress import ProgressBar
 from posttrain.train.report import write_report
 from posttrain.train.runlog import RunFolder, fingerprint
@@ -57,9 +58,13 @@ def fit(
     shape: dict[str, Any] = {"bf16": uses_bf16(config, policy), "reference": reference}
     held = protect(config, policy, objective, stream, folder, console.print, **shape)
     inputs = [*inputs, *held.inputs]
-    distributed.agree({"data": fingerprint(inputs)}, "data")
-    mark = fingerprint(settings_of(config), inputs)
-    checkpoints = Checkpoints(folder.path, keep=config.save_total_limit, fingerprint=mark, parts=parts)
+    read = {str(each.get("path", number)): fingerprint(each) for number, each in enumerate(inputs)}
+    distributed.agree(read, "data", "Give all of them the same files.")
+    settings = settings_of(config)
+    mark = fingerprint(settings, inputs)
+    checkpoints = Checkpoints(
+        folder.path, keep=config.save_total_limit, fingerprint=mark, settings=settings, parts=parts
+    )
     if measure is None and held_out:
         keep_best = config.load_best_model_at_end
         measure = Evaluation(held_out, config.eval_steps, config.early_stopping_patience, keep_best)
@@ -122,7 +127,7 @@ def _optimise(
             stream,
             objective,
             optimizer=optimizer,
-            rate=_rate(config, steps),
+            rate=rate_of(config, steps),
             total_steps=steps,
             checkpoints=checkpoints,
             log=folder,
@@ -138,13 +143,3 @@ def _optimise(
     if config.load_best_model_at_end and done.status != "interrupted":
         checkpoints.restore_best(policy, done.state)
     return done
-
-
-def _rate(config: Any, steps: int) -> Callable[[int], float]:
-    return schedule(
-        config.lr_scheduler_type,
-        peak=config.peak_rate,
-        total_steps=steps,
-        warmup_steps=config.warmup_steps or round(config.warmup_ratio * steps),
-        min_ratio=config.min_lr_ratio,
-    )

@@ -65,19 +65,19 @@ def decoded_logps(decoder: Decoder, ids_T: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def trained_logps(policy: Policy, ids_T: Tensor) -> Tensor:
-    """The same by the path that training takes."""
-    source = torch.arange(NUM_PROMPT - 1, len(ids_T) - 1, device=ids_T.device)
-    weight = torch.ones(NUM_SAID, device=ids_T.device)
+def trained_logps(policy: Policy, ids_T: Tensor, *, num_prompt: int = NUM_PROMPT, temperature: float = 1.0) -> Tensor:
+    """The same by the path that training takes, of all tokens behind `num_prompt`."""
+    source = torch.arange(num_prompt - 1, len(ids_T) - 1, device=ids_T.device)
+    weight = torch.ones(len(source), device=ids_T.device)
     place, spans = torch.arange(len(ids_T), device=ids_T.device), (Span(0, len(ids_T)),)
-    batch = Batch(ids_T, place, spans, ids_T[NUM_PROMPT:], source, weight, torch.zeros_like(source), ())
+    batch = Batch(ids_T, place, spans, ids_T[num_prompt:], source, weight, torch.zeros_like(source), ())
     lm, was_training = causal_lm(policy.model), policy.model.training
     before = lm.config._attn_implementation
     policy.model.eval()
     if before not in (SEGMENTS, FLEX):
         install_attention(lm)
     try:
-        return token_logps(policy.model, batch)
+        return token_logps(policy.model, batch, temperature=temperature)
     finally:
         policy.model.train(was_training)
         if before not in (SEGMENTS, FLEX):

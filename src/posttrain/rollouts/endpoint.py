@@ -8,7 +8,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,7 +140,11 @@ class Endpoint:
 
         # An attempt is timed as a whole, in `_attempt`: a server that sends a byte now and then is slow all the same.
         async with httpx.AsyncClient(headers=headers, timeout=None, limits=limits) as client:
-            found = await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
+            under_way = [asyncio.create_task(one(number, body)) for number, body in enumerate(bodies)]
+            try:
+                found = await asyncio.gather(*under_way)
+            finally:
+                await _end(under_way)  # before the client closes
         # One that was under way when another failed may have come through after all: its answer is not thrown away.
         return list(found), None if num_through else fatal
 
@@ -244,6 +248,8 @@ def run_apart(work: Coroutine[Any, Any, Found]) -> Found:
     def to_the_end() -> None:
         try:
             loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(_end(asyncio.all_tasks(loop)))
+            loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
             done.set()
@@ -257,6 +263,14 @@ def run_apart(work: Coroutine[Any, Any, Found]) -> Found:
         done.wait()
         raise
     return task.result()
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel those that still run and wait for them: a task that its loop forgets never closes its connection."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _understood(read: Callable[[Json], Found], answer: Json) -> Found:

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from posttrain.errors import TrainError
 from posttrain.models.load import Policy, restore, save
 from posttrain.train import distributed
+from posttrain.train.resumable import difference
 from posttrain.train.sharded_checkpoint import has_shards, load_optimizer_of, load_weights_of, save_shards
 from posttrain.train.sharding import is_sharded, like, settle, whole, whole_state
 
@@ -51,12 +52,19 @@ class Part(Protocol):
 
 class Checkpoints:
     """The checkpoints of one run folder. `keep`: how many of the newest stay; the best one always does. `parts`: what
-    is trained beside the policy, by name; each has a folder of that name in every checkpoint."""
+    is trained beside the policy, by name; each has a folder of that name in every checkpoint. `fingerprint`: of all
+    that a resumed run must have been given too; `settings`: those of it that can be named."""
 
     def __init__(
-        self, folder: Path, *, keep: int = 2, fingerprint: str = "", parts: Mapping[str, Part] | None = None
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        fingerprint: str = "",
+        settings: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Part] | None = None,
     ) -> None:
-        self.folder, self.keep, self.fingerprint = folder, keep, fingerprint
+        self.folder, self.keep, self.fingerprint, self.settings = folder, keep, fingerprint, dict(settings or {})
         self.parts = dict(parts or {})
         for left in folder.glob(f"{PREFIX}*{PARTIAL}") if distributed.is_main() else ():
             shutil.rmtree(left)
@@ -87,7 +95,8 @@ class Checkpoints:
                 tensors.update(_optimizer_tensors(named, optimizer))
             save_file(tensors, partial / "training.safetensors")
             record = {"state": asdict(state), "fingerprint": self.fingerprint, "companion": told}
-            (partial / "training.json").write_text(json.dumps(record, indent=2))
+            record["settings"] = self.settings
+            (partial / "training.json").write_text(json.dumps(record, indent=2, default=str))
 
         def publish() -> None:
             _sync(partial)
@@ -124,10 +133,7 @@ class Checkpoints:
             raise TrainError(f"{self.folder}: there is no checkpoint to resume from; start without resuming.")
         record = json.loads((found[-1] / "training.json").read_text())
         if record["fingerprint"] != self.fingerprint:
-            raise TrainError(
-                f"{found[-1]}: it was written with other data, model or settings, so the resumed run would not equal "
-                "an uninterrupted one; give the same recipe, or another output_dir to start anew."
-            )
+            raise TrainError(f"{found[-1]}: {difference(record.get('settings', {}), self.settings)}")
         tensors = load_file(found[-1] / "training.safetensors")
         if has_shards(found[-1]) or not is_sharded(policy.model):
             self._restore(policy, found[-1])

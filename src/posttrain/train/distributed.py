@@ -1,25 +1,41 @@
 """Several processes that train one model: the only file with collectives. Without a process group every function is
 what one process alone would do.
 
-Numbers and records travel over gloo, on the CPU, whatever the gradients travel over.
+Numbers and records travel over gloo, on the CPU, whatever the gradients travel over. A process that fails leaves the
+group; whoever waits for it then fails too, with `Lost`. One of them says why (recipes/parting.py).
 """
 
+import errno
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from posttrain.data.sharing import shares
 from posttrain.errors import PosttrainError, TrainError
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+PATIENCE = timedelta(seconds=10)
+_STORE: list[dist.Store] = []
+"""Where the processes of torchrun met, which outlives their group; empty where another launcher has made the group."""
+
+
+class Lost(TrainError):
+    """Another process is gone, or does not answer."""
+
+
+class Elsewhere(Exception):
+    """The cause of an error that happened in another process, which says so itself."""
 
 
 def start(timeout_s: float, *, alone: bool = False) -> None:
@@ -31,24 +47,51 @@ def start(timeout_s: float, *, alone: bool = False) -> None:
         return
     backend, patience = "gloo", timedelta(seconds=timeout_s)
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
+        _take_gpu()
         backend = "cpu:gloo,cuda:nccl"
+    if "WORLD_SIZE" not in os.environ:
+        dist.init_process_group(backend, timeout=patience, store=dist.HashStore(), rank=0, world_size=1)
+        return
     try:
-        if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend, timeout=patience)
-        else:
-            dist.init_process_group(backend, timeout=patience, store=dist.HashStore(), rank=0, world_size=1)
+        store, number, count = next(rendezvous("env://", timeout=patience))
+        # torchrun's store outlives a restart, and the addresses of processes that are gone with it. Machines may have
+        # counted different numbers of restarts.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        group = attempt if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
+        own = dist.PrefixStore(f"group-{group}", store)
+        dist.init_process_group(backend, timeout=patience, store=own, rank=number, world_size=count)
     except (RuntimeError, ValueError) as error:
-        place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise TrainError(_apart(timeout_s, error)) from error
+    _STORE[:] = [dist.PrefixStore(f"said-{attempt}", store)]
+
+
+def _take_gpu() -> None:
+    number, found = local_rank(), torch.cuda.device_count()
+    if number >= found:
         raise TrainError(
-            f"this process did not meet the others at {place} within {timeout_s:g} seconds "
-            f"({_first_line(error)}). Check that every node was started with the same address, port and count, and "
-            "that the port is free and open."
-        ) from error
+            f"process {number} of this machine has no GPU of its own: there are {found}. Start {found} processes here."
+        )
+    torch.cuda.set_device(number)
+
+
+def _apart(timeout_s: float, error: Exception) -> str:
+    """Why the processes did not meet."""
+    address, port = os.environ.get("MASTER_ADDR", "?"), os.environ.get("MASTER_PORT", "?")
+    if "EADDRINUSE" in str(error) or os.strerror(errno.EADDRINUSE) in str(error):
+        return (
+            f"port {port} of this machine is in use by another program, so the processes cannot meet there: set "
+            "another MASTER_PORT (torchrun --master-port) on every node."
+        )
+    return (
+        f"this process did not meet the others at {address}:{port} within {timeout_s:g} seconds "
+        f"({_first_line(error)}). Check that every node was started with the same address, port and count, and that "
+        "the port is free and open."
+    )
 
 
 def stop() -> None:
     """Leave the group."""
+    _STORE.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -79,8 +122,13 @@ def is_main() -> bool:
 
 
 def num_restarts() -> int:
-    """How often torchrun has started these processes anew after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    """How often torchrun has started these processes anew after one of them died, by the machine that knows of most."""
+    return int(largest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))))
+
+
+def launch_id() -> str:
+    """What all starts of these processes by one launcher have in common; empty where it gives none."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def barrier() -> None:
@@ -152,7 +200,7 @@ def together(work: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if failures:
-        raise failures[0]
+        raise failures[0] from Elsewhere()
     return found  # type: ignore[return-value]
 
 
@@ -173,7 +221,10 @@ def main_first() -> Iterator[None]:
             barrier()
 
 
-def agree(what: Mapping[str, Any], told: str) -> None:
+MEND = "Start all of them with one recipe, the same flags and the same version."
+
+
+def agree(what: Mapping[str, Any], told: str, mend: str = MEND) -> None:
     """Raises TrainError on every process where these values are not the same on all; `told`: what they are."""
     everyone = gather(dict(what))
     for number, other in enumerate(everyone):
@@ -182,7 +233,7 @@ def agree(what: Mapping[str, Any], told: str) -> None:
             if ours != theirs:
                 raise TrainError(
                     f"the processes were started with different {told}: {key} is {ours!r} in process 0 and {theirs!r} "
-                    f"in process {number}. Start all of them with one recipe, the same flags and the same version."
+                    f"in process {number}. {mend}"
                 )
 
 
@@ -221,14 +272,18 @@ def spread(items: Sequence[T], work: Callable[[list[T]], Sequence[U]], keys: Seq
     everything. An error in one process is an error in all."""
     if world() == 1:
         return list(work(list(items)))
-    named = list(range(len(items)) if keys is None else keys)
-    places = {key: place for place, key in enumerate(dict.fromkeys(named))}
-    own = [number for number, key in enumerate(named) if places[key] % world() == rank()]
+    own = own_part(list(range(len(items)) if keys is None else keys))
     found = together(lambda: list(work([items[number] for number in own])) if own else [])
     everything: dict[int, U] = {}
     for part in gather(dict(zip(own, found, strict=True))):
         everything |= part
     return [everything[number] for number in range(len(items))]
+
+
+def own_part(keys: Sequence[Any]) -> list[int]:
+    """Of items with these keys, the numbers of those that `spread` gives to this process."""
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return [number for number, key in enumerate(keys) if places[key] % world() == rank()]
 
 
 def everyone(tensor: torch.Tensor) -> torch.Tensor:
@@ -238,19 +293,49 @@ def everyone(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(gather(tensor.detach().cpu())).to(tensor.device)
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether a RuntimeError of torch says that another process is gone."""
+def has_met() -> bool:
+    """Whether `start` has joined processes that were started side by side, and not made by a library."""
+    return bool(_STORE)
+
+
+def is_first_to_tell() -> bool:
+    """Whether no other process says already why the run ends: then this one is to."""
+    try:
+        _STORE[0].set_timeout(PATIENCE)
+        return int(_STORE[0].add("telling", 1)) == 1
+    except RuntimeError:  # the process that kept the store is gone
+        return True
+
+
+def has_told() -> None:
+    """This process has said why the run ends."""
+    with suppress(RuntimeError):
+        _STORE[0].set("told", "")
+
+
+def wait_for_told() -> None:
+    """Stay until another one has said it: a launcher stops all processes as soon as one of them is gone."""
+    with suppress(RuntimeError):
+        _STORE[0].wait(["told"], PATIENCE)
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error of torch says that another process is gone."""
+    if isinstance(error, Lost):
+        return True
     said = str(error).lower()
-    return world() > 1 and any(mark in said for mark in ("gloo", "nccl", "connection closed", "timed out", "peer"))
+    marks = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
+    return world() > 1 and isinstance(error, RuntimeError) and any(mark in said for mark in marks)
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error itself where it can travel, else its words."""
+    """The error itself where it can travel and its kind matters, else its words."""
+    told = f"{type(error).__name__}: {error}"
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return TrainError(f"{type(error).__name__}: {error}")
-    return error if isinstance(error, PosttrainError) else TrainError(f"{type(error).__name__}: {error}")
+        return TrainError(told)
+    return error if isinstance(error, PosttrainError | OSError) else TrainError(told)
 
 
 @contextmanager
@@ -259,16 +344,20 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise TrainError(lost(error)) from error
+        raise Lost(lost(error)) from error
 
 
-def lost(error: Exception) -> str:
+def lost(error: BaseException) -> str:
     """The sentence for a process that the others have left."""
+    if isinstance(error, Lost):
+        return str(error)
     return (
         f"another process of this run ended or does not answer ({_first_line(error)}). What was saved up to the last "
         "checkpoint is whole: go on with --resume-from-checkpoint, or start with --max-restarts to do so by itself."
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(". ")[:200]
+def _first_line(error: BaseException) -> str:
+    """Without the place in torch's own sources, and what it thinks of it."""
+    line = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().split("\n")[0])
+    return line.partition(". ")[0].rstrip(". ")[:200]

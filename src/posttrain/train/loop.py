@@ -129,8 +129,8 @@ def train(
     """Minimise `objective` over `stream` for `total_steps` optimiser steps.
 
     Every loss is a sum; it is divided once, by the units of the whole step, counted over all processes before the first
-    forward. So any split into micro-batches or processes gives the same gradient. A resumed run equals an uninterrupted
-    one.
+    forward. So any split into micro-batches or processes gives the same gradient. A resumed run equals one that was not
+    interrupted.
     """
     state, measured = State(), objective.held_out or objective
     if resume:
@@ -139,7 +139,7 @@ def train(
     began = time.perf_counter() - state.elapsed_s
     if evaluation and not resume:
         found = evaluation.run(policy, measured, state, bf16=bf16)
-        distributed.by_main(partial(log.write, {"step": 0, "epoch": 0.0} | found))
+        _tell(log, {"step": 0, "epoch": 0.0} | found)
         if evaluation.keep_best:  # the start itself may stay the best
             checkpoints.save(policy, optimizer, state, companion)
     policy.model.train()
@@ -153,12 +153,11 @@ def train(
         saving = bool(save_steps) and state.step % save_steps == 0
         evaluating = evaluation is not None and (last or evaluation.is_due(state.step))
         if last or stopping or saving or evaluating or state.step % logging_steps == 0:
-            line = _line(window, state, stream, lr, norm) | (companion.line() if companion else {})
-            distributed.by_main(partial(log.write, line))
+            _tell(log, _line(window, state, stream, lr, norm) | (companion.line() if companion else {}))
             window = _Window()
         if evaluation is not None and evaluating:
             found = evaluation.run(policy, measured, state, bf16=bf16)
-            distributed.by_main(partial(log.write, {"step": state.step, "epoch": stream.epoch_of(state.step)} | found))
+            _tell(log, {"step": state.step, "epoch": stream.epoch_of(state.step)} | found)
             saving = saving or (evaluation.keep_best and state.best_step == state.step)
             window.started = time.perf_counter()
         if saving or stopping:
@@ -170,6 +169,10 @@ def train(
             status = "stopped early"
             break
     return Run(status, state, total_steps)
+
+
+def _tell(log: Log, line: dict[str, Any]) -> None:
+    distributed.by_main(partial(log.write, line))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 from posttrain.models.bitsandbytes import small_adamw
 
 SCHEDULES = ("cosine", "linear", "constant")
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "adamw_8bit": {"bits": 8, "paged": False},
     "paged_adamw_8bit": {"bits": 8, "paged": True},
     "paged_adamw_32bit": {"bits": 32, "paged": True},
@@ -44,7 +44,7 @@ def adamw(
         groups.append({"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **marks})
     groups = [group for group in groups if group["params"]]
     if kind in SMALL:
-        options = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
+        options: dict[str, Any] = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
         wide = _embeddings([model, *(part for part, _ in (parts or {}).values())])
         return small_adamw(groups, wide=wide, **SMALL[kind], **options)
     assert kind == "adamw_torch_fused", f"kind is {kind!r}, expected adamw_torch_fused or one of {tuple(SMALL)}"

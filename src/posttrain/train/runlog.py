@@ -53,6 +53,7 @@ class RunFolder:
             | {name: version(name) for name in LIBRARIES},
             "hardware": hardware(),
             "processes": distributed.world(),
+            "launch": distributed.launch_id(),
             "started": _now(),
             "status": "running",
         }

@@ -4,7 +4,10 @@ Any number of processes reads what any other number has written: DCP cuts the sh
 """
 
 import logging
+import pickle
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -27,9 +30,22 @@ def has_shards(checkpoint: Path) -> bool:
 def save_shards(checkpoint: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, shared out or not. All processes must call it. Raises OSError where a process cannot write."""
     try:
-        dcp.save(dict(tensors), checkpoint_id=checkpoint / FOLDER, no_dist=distributed.world() == 1)
+        dcp.save(dict(tensors), storage_writer=_Writer(checkpoint / FOLDER), no_dist=distributed.world() == 1)
     except dcp.CheckpointException as error:
         raise OSError(_reason(error)) from error
+
+
+class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
+    """One that says that the disk is full, and not what torch's own file format makes of it."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as error:
+            first: BaseException | None = error
+            while first is not None and not isinstance(first, OSError):
+                first = first.__cause__ or first.__context__
+            raise first or error from None
 
 
 def load_weights_of(checkpoint: Path, named: dict[str, nn.Parameter]) -> None:
@@ -62,7 +78,7 @@ def load_optimizer_of(checkpoint: Path, named: dict[str, nn.Parameter], optimize
 def _metadata(checkpoint: Path) -> dict[str, object]:
     try:
         return dict(dcp.FileSystemReader(checkpoint / FOLDER).read_metadata().state_dict_metadata)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise TrainError(
             f"{checkpoint / FOLDER}: the list of its shards (.metadata) cannot be read ({error}); go back to an older "
             "checkpoint: delete this one and resume."
@@ -75,8 +91,12 @@ def _load(checkpoint: Path, tensors: dict[str, Tensor]) -> None:
     if missing:
         raise TrainError(f"{checkpoint / FOLDER}: it has no {missing[0]!r}; it is a checkpoint of another model.")
     try:
-        dcp.load(tensors, checkpoint_id=checkpoint / FOLDER, no_dist=distributed.world() == 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process, and meant to be
+            dcp.load(tensors, checkpoint_id=checkpoint / FOLDER, no_dist=distributed.world() == 1)
     except (dcp.CheckpointException, OSError, RuntimeError, ValueError) as error:
+        if distributed.is_loss(error):
+            raise distributed.Lost(distributed.lost(error)) from error
         raise TrainError(
             f"{checkpoint / FOLDER}: a shard is missing or broken ({_reason(error)}). Every file that the processes "
             "wrote must be there: copy the missing one back, or delete this checkpoint and resume from an older one."

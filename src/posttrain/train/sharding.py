@@ -73,12 +73,13 @@ def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding
     heads = [module for module in beside if isinstance(module, nn.Linear)]
     engines = _OWN[policy] = Engines(scale=float(distributed.world()))
     for model in (policy, *(module for module in beside if not isinstance(module, nn.Linear))):
-        engine = Whole(model, *(heads if model is policy else ()))
+        engine: nn.Module = Whole(model, *(heads if model is policy else ()))
         if sharding is not None:
             _shard(model, engine, sharding, device)
         elif any(parameter.requires_grad for parameter in model.parameters()):
-            engine = DistributedDataParallel(engine, find_unused_parameters=_may_idle(model), **_OWN_BUFFERS)
-            engines.replicas.append(engine)
+            replica = DistributedDataParallel(engine, find_unused_parameters=_may_idle(model), **_OWN_BUFFERS)
+            engines.replicas.append(replica)
+            engine = replica
         else:
             continue
         set_engine(model, engine)

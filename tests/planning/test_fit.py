@@ -1,0 +1,71 @@
+"""Which knob makes a run fit: the least harmful that is enough, or as few as are enough together."""
+
+from dataclasses import replace
+
+from posttrain.planning.fit import fits, knobs, search
+from posttrain.planning.hardware import DEVICES, GIB, Hardware, described
+from posttrain.planning.memory import memory
+from posttrain.planning.paper import paper_job
+from posttrain.planning.shapes import NAMED
+
+H100 = DEVICES["H100-80G"]
+
+
+def test_what_fits_needs_nothing() -> None:
+    found = search(paper_job(NAMED["llama-7b"], "QLoRA", 1), Hardware(H100))
+    assert found.fits
+    assert found.together == ()
+
+
+def test_checkpointing_before_all_else() -> None:
+    start = replace(paper_job(NAMED["llama-7b"], "LoRA", 1, length=8192), checkpointing=False)
+    found = search(start, Hardware(H100))
+    assert found.together == ("gradient_checkpointing true",)
+    assert found.job.checkpointing
+    assert fits(memory(found.job, H100), found.hardware)
+
+
+def test_smaller_batches_change_nothing_and_come_first() -> None:
+    start = paper_job(NAMED["llama-7b"], "LoRA", 1, rows=64)
+    found = search(start, Hardware(H100))
+    assert found.together == ("per_device_train_batch_size 1, gradient_accumulation_steps x64",)
+    assert found.job.micros == 64
+    assert found.job.most.positions == start.most.positions / 64
+
+
+def test_fsdp_where_there_are_more_devices() -> None:
+    start = replace(paper_job(NAMED["llama-7b"], "full", 8), fsdp=False)
+    assert search(start, Hardware(H100, 8)).together == ("strategy fsdp",)
+
+
+def test_one_device_needs_an_adapter_or_more_devices() -> None:
+    found = search(paper_job(NAMED["llama-7b"], "full", 1), Hardware(H100))
+    assert found.together == ("use_peft true",)
+    alone = {tried.keys: tried.fits for tried in found.alone}
+    assert alone["use_peft true, load_in_4bit true"]
+    assert alone["2 devices, strategy fsdp"]
+
+
+def test_several_together() -> None:
+    small = described(H100, memory_gb=24)
+    start = replace(paper_job(NAMED["llama-7b"], "LoRA", 1, length=16384), checkpointing=False)
+    found = search(start, Hardware(small))
+    assert found.together is not None
+    assert len(found.together) > 1
+    assert found.together[0] == "gradient_checkpointing true"
+    assert memory(found.job, small).total <= 24 * GIB
+
+
+def test_nothing_helps() -> None:
+    tiny = described(H100, memory_gb=1)
+    assert search(paper_job(NAMED["llama-405b"], "QLoRA", 1), Hardware(tiny)).together is None
+
+
+def test_knobs_change_the_run_that_they_name() -> None:
+    start = replace(paper_job(NAMED["llama-7b"], "full", 8, rows=2), checkpointing=False, fsdp=False)
+    named = {knob.keys.split()[0]: knob.job for knob in knobs(start, Hardware(H100, 8))}
+    assert named["gradient_checkpointing"].checkpointing
+    assert named["strategy"].fsdp
+    assert named["use_peft"].lora is not None
+    assert named["activation_offloading"].activation_offloading
+    assert named["max_length"].most.span == start.most.span / 2

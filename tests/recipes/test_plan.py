@@ -1,0 +1,151 @@
+"""`posttrain plan` from its command line: what it understands, what it says, and what it refuses."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from posttrain.cli import main
+from posttrain.errors import ConfigError, ModelError
+from posttrain.recipes import plan_probe
+from posttrain.recipes.plan_config import PlanConfig, joined, recognise
+from posttrain.recipes.plan_shape import shape_named
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def planned(tmp_path: Path, *words: str) -> dict[str, Any]:
+    """What the plan of these words holds."""
+    file = tmp_path / "plan.json"
+    assert main(["plan", *words, "--json-file", str(file)]) == 0
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def fault(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["plan", *words]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    asked = {"role": "user", "content": "How many hours has a day?"}
+    told = [{"role": "assistant", "content": "It has 24 hours. " * (number + 1)} for number in range(8)]
+    rows = [{"messages": [asked, each]} for each in told]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_shipped_recipe_on_named_hardware(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (str(EXAMPLES / "sft.yaml"), "--hardware", "8xH100-80G", "--model", "llama-7b", "--price-per-hour", "2")
+    found = planned(tmp_path, *words)
+    said = capsys.readouterr().out
+    assert "a recipe of `posttrain sft`" in said
+    assert "to make it fit, the least harmful first: strategy fsdp" in said
+    assert found["mend"] == ["strategy fsdp"]
+    assert found["steps"] == 240
+    assert found["tokens"]["step"] == 8 * 1024
+    assert found["price"] == pytest.approx(found["seconds"] / 3600 * 8 * 2)
+
+
+def test_rows_are_read_from_the_data(tmp_path: Path, tiny: ModuleType, data: Path) -> None:
+    base = str(tiny.save_base(tmp_path / "base"))
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f'stage: sft\nmodel: {base}\ndataset: {data}\nmax_length: 256\nmax_steps: 3\ndata_checks: "off"\n',
+        encoding="utf-8",
+    )
+    found = planned(tmp_path, str(recipe), "--hardware", "A100-40G")
+    full = planned(tmp_path, str(recipe), "--hardware", "A100-40G", "--no-read-data")
+    assert full["tokens"]["step"] == 256
+    assert 0 < found["tokens"]["step"] <= 256
+    assert found["fits"]
+
+
+def test_keys_of_the_verb_are_flags_of_the_plan(tmp_path: Path) -> None:
+    words = ("--stage", "sft", "--model", "llama-70b", "--hardware", "H100", "--max-steps", "10")
+    whole = planned(tmp_path, *words)
+    packed = planned(tmp_path, *words, "--use-peft", "--load-in-4bit", "--gradient-checkpointing")
+    assert not whole["fits"]
+    assert packed["fits"]
+    assert packed["trained"] < whole["trained"] / 100
+
+
+@pytest.mark.parametrize(("name", "stage"), [("dpo", "dpo"), ("grpo", "grpo"), ("ppo", "ppo"), ("reward", "reward")])
+def test_every_kind_of_recipe(tmp_path: Path, name: str, stage: str) -> None:
+    words = ("--hardware", "4xA100-80G", "--model", "llama-7b", "--no-read-data")
+    found = planned(tmp_path, str(EXAMPLES / f"{name}.yaml"), *words)
+    assert found["stage"] == stage
+    assert found["step"]["seconds"] > 0
+    if stage == "ppo":
+        assert {"reference", "value model"} <= set(found["memory"]["parts"])
+    if stage == "grpo":
+        assert "sampling" in found["step"]["parts"]
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--table"]) == 0
+    assert "| llama-405b | LoRA | 256 |" in capsys.readouterr().out
+
+
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(EXAMPLES / "sft.yaml")
+    assert "did you mean 8xH100-80G" in fault(capsys, recipe, "--hardware", "8xH10")
+    assert "did you mean --max-length" in fault(capsys, recipe, "--max-lenght", "5")
+    assert "stage is missing" in fault(capsys, "--hardware", "H100")
+    assert "plan them one by one" in fault(capsys, str(EXAMPLES / "preferences.yaml"))
+    assert "Did you mean llama-7b" in fault(capsys, recipe, "--model", "llama-7", "--hardware", "H100")
+    assert "leave one of the two out" in fault(capsys, recipe, "--hardware", "H100", "--probe")
+    assert "--stage is 'sfd'" in fault(capsys, "--stage", "sfd")
+    other = tmp_path / "recipe.yaml"
+    other.write_text("model: pocket\ndataset: pocket\nbeta: 0.1\n", encoding="utf-8")
+    assert "say which: --stage dpo" in fault(capsys, str(other))
+
+
+def test_verbs_are_known_by_keys_and_names() -> None:
+    assert recognise({"cliprange": 0.2}, Path("x.yaml")) == "ppo"
+    assert recognise({"loss_type": "dapo", "epsilon": 0.2}, Path("x.yaml")) == "grpo"
+    assert recognise({"max_length": 5}, Path("orpo-lora.yaml")) == "orpo"
+    assert recognise({"max_length": 5, "output_dir": "runs/kto"}, Path("x.yaml")) == "kto"
+    with pytest.raises(ConfigError, match="may be a recipe of"):
+        recognise({"max_length": 5}, Path("x.yaml"))
+    with pytest.raises(ConfigError, match="no training verb"):
+        recognise({"nonsense": 5}, Path("x.yaml"))
+
+
+def test_no_key_of_a_verb_is_hidden_by_the_plan() -> None:
+    from posttrain.recipes.plan_config import STAGES, PlanKeys, config_of
+
+    for stage in STAGES:
+        assert not set(config_of(stage).model_fields) & set(PlanKeys.model_fields), stage
+        assert set(config_of(stage).model_fields) <= set(joined(stage).model_fields)
+    assert PlanConfig.meant(["x"]) is PlanConfig
+
+
+def test_adapters_are_planned_as_their_base(tmp_path: Path, tiny: ModuleType) -> None:
+    base = tiny.save_base(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    told = {"base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    assert shape_named(str(adapter)).layers == 2
+    with pytest.raises(ModelError, match="no such folder"):
+        shape_named("./nowhere")
+
+
+def test_a_probe_corrects_the_plan(
+    tmp_path: Path, tiny: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_probe, "sizes", lambda _: [{"max_length": 128}])  # one run is slow enough
+    base = str(tiny.save_base(tmp_path / "base"))
+    words = ("--stage", "sft", "--model", base, "--dataset", str(data), "--max-length", "128", "--data-checks", "off")
+    plain = planned(tmp_path, *words)
+    probed = planned(tmp_path, *words, "--probe")
+    assert plain["hardware"].startswith("1xCPU")
+    assert probed["memory"]["total"] != plain["memory"]["total"]
+    assert probed["step"]["seconds"] != plain["step"]["seconds"]
+    # The libraries that training loads are most of what so small a model takes.
+    assert 10 * 2**20 < probed["memory"]["total"] < 400 * 2**20

@@ -1,0 +1,403 @@
+"""Sampling on servers while a policy is trained: hand-over and its probe, faults and what is done about them.
+
+The servers are processes of their own (tests/vllm_server.py).
+"""
+
+import importlib.util
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from posttrain.errors import ConfigError, ModelError, RunStopped
+from posttrain.models.load import Policy
+from posttrain.models.lora import add_lora
+from posttrain.rollouts import endpoint
+from posttrain.rollouts.endpoint import ServerError
+from posttrain.rollouts.http import ERROR
+from posttrain.rollouts.policy import PolicySampler
+from posttrain.rollouts.sampling import Decoding, Request
+from posttrain.rollouts.vllm import VllmServer
+from posttrain.rollouts.vllm_probe import Probe
+from posttrain.rollouts.vllm_sampler import VllmSampler
+from posttrain.rollouts.vllm_transfer import AdapterTransfer, ReloadTransfer, Transfer, folder_of, put
+
+DECODING = Decoding(6, temperature=0.8)
+REQUESTS = [Request((5, 9, 17), (1, 2, 3)), Request((40, 2), (4, 5, 6))]
+Make = Callable[..., VllmSampler]
+
+
+@pytest.fixture(scope="module")
+def stub_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("vllm_stub", Path(__file__).parents[1] / "vllm_stub.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def base(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = tiny.tokenizer()
+    tiny.model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nursery(stub_module: ModuleType) -> Iterator[Any]:
+    found = stub_module.Nursery()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def pair(nursery: Any, base: Path) -> list[Any]:
+    """Two servers that all tests share: what one plants is mended before the next."""
+    return [nursery.start(base), nursery.start(base)]
+
+
+@pytest.fixture
+def servers(pair: list[Any]) -> list[Any]:
+    for stub in pair:
+        stub.fault()
+    return pair
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def adapted(tiny: ModuleType) -> Policy:
+    return add_lora(whole(tiny), r=4, alpha=8)
+
+
+def whole(tiny: ModuleType) -> Policy:
+    tokenizer = tiny.tokenizer()
+    return Policy(tiny.model("llama", vocab_size=len(tokenizer)), tokenizer, "tiny")
+
+
+def learn(policy: Policy, seed: int = 1, size: float = 0.3) -> None:
+    """A step that shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """`make(policy, stubs, transfer)`; `make.said` is what the sampler says."""
+
+    def made(policy: Policy, stubs: list[Any], transfer: Transfer | None = None, **options: Any) -> VllmSampler:
+        number = next(counter)
+        options = {"decoding": DECODING, "say": said.append, "deadline_s": 30.0} | options
+        servers = [VllmServer(stub.url, "base", tokenizer=policy.tokenizer, retries=1) for stub in stubs]
+        # Tests share servers, so each has names of its own, as runs have.
+        transfer = transfer or AdapterTransfer(f"{tmp_path.name}-{number}")
+        return VllmSampler(policy, servers, transfer, tmp_path / "shared", **options)
+
+    said: list[str] = []
+    counter = iter(range(9))
+    made.said = said  # type: ignore[attr-defined]
+    return made
+
+
+def reload(label: str = "run") -> ReloadTransfer:
+    return ReloadTransfer(label)
+
+
+def agree(sampler: VllmSampler, policy: Policy) -> None:
+    """What the servers sample is what the policy samples."""
+    local = PolicySampler(policy, dtype=torch.float32)
+    local.refresh(0)
+    for ours, theirs in zip(local.sample(REQUESTS, DECODING), sampler.sample(REQUESTS, DECODING), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.token_ids == other.token_ids
+            assert other.logps == pytest.approx(one.logps, abs=1e-4)
+
+
+def test_every_hand_over_serves_the_new_weights_under_a_new_name(
+    adapted: Policy, servers: list[Any], make: Make, tmp_path: Path
+) -> None:
+    sampler = make(adapted, servers)
+    for version in (0, 2, 3):
+        sampler.refresh(version)
+        assert sampler.version == version
+        agree(sampler, adapted)
+        learn(adapted, version)
+    label = sampler.transfer.label
+    for stub in servers:
+        seen = stub.seen()
+        assert [name for name in seen["loaded"] if label in name] == [f"{label}-v{version}" for version in (0, 2, 3)]
+        assert [name for name in seen["unloaded"] if label in name] == [f"{label}-v{version}" for version in (0, 2)]
+        assert seen["names"][-1] == f"{label}-v3"
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [f"{label}-v0000000{n}" for n in (2, 3)]
+    assert sampler.told()["sampler_servers"] == 2
+
+
+def test_whole_models_are_loaded_again(tiny: ModuleType, nursery: Any, base: Path, make: Make) -> None:
+    for policy in (whole(tiny), add_lora(whole(tiny), r=4)):
+        stub = nursery.start(base)
+        sampler = make(policy, [stub], reload())
+        sampler.refresh(0)
+        learn(policy, size=0.05)
+        sampler.refresh(1)
+        agree(sampler, policy)
+        assert stub.seen()["calls"].index("/pause") < stub.seen()["calls"].index("/collective_rpc")
+        assert stub.seen()["calls"].count("/resume") == 2
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "old weights": ({"stale": True}, "still serves version 0"),
+    "no weights at all": ({"garbage": True}, "nor any other that this run has handed over"),
+    "lies about what it draws": ({"lie": -0.5}, "tokens that it drew itself"),
+    "before temperature": ({"raw": True}, "tokens that it drew itself"),
+    "other tokens": ({"other_ids": True}, "tokens that it drew itself"),
+    "no numbers": ({"nan": True}, "a log-probability that is none"),
+    "another prompt": ({"echo": True}, "read other prompt ids"),
+    "no such path": ({"no": ["/v1/load_lora_adapter"]}, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+    "refuses": ({"refuse": "rank 4 is over 2"}, "rank 4 is over 2"),
+    "no probe": ({"no": ["/v1/completions"]}, "does not know this path"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_with_a_fault_is_left_out_and_taken_back(
+    fault: str, adapted: Policy, servers: list[Any], make: Make
+) -> None:
+    planted, told = FAULTS[fault]
+    sampler = make(adapted, servers)
+    sampler.refresh(0)
+    learn(adapted)
+    servers[0].fault(**planted)
+    sampler.refresh(1)
+    said = make.said  # type: ignore[attr-defined]
+    assert any(told in line and servers[0].url in line for line in said), said
+    before = servers[0].seen()["completions"]
+    agree(sampler, adapted)
+    assert servers[0].seen()["completions"] == before, "nothing is asked of it"
+    assert sampler.told()["sampler_servers"] == 1
+    servers[0].fault()
+    learn(adapted, 2)
+    sampler.refresh(2)
+    assert sampler.told()["sampler_servers"] == 2
+    assert any("is back, with version 2" in line for line in said)
+
+
+@pytest.mark.parametrize("fault", ["old weights", "no weights at all", "no such path"])
+def test_a_run_without_a_server_is_stopped(fault: str, adapted: Policy, servers: list[Any], make: Make) -> None:
+    planted, told = FAULTS[fault]
+    sampler = make(adapted, servers[:1])
+    sampler.refresh(0)
+    learn(adapted)
+    servers[0].fault(**planted)
+    with pytest.raises(RunStopped, match=f"no sampling server is left of 1.*{told}"):
+        sampler.refresh(1)
+
+
+def test_a_reload_that_loads_nothing_is_found_out(tiny: ModuleType, nursery: Any, base: Path, make: Make) -> None:
+    """Success is said, and version 0 is served."""
+    policy, stub = whole(tiny), nursery.start(base)
+    sampler = make(policy, [stub], reload())
+    sampler.refresh(0)
+    learn(policy, size=0.01)
+    stub.fault(stale=True)
+    with pytest.raises(RunStopped, match="still serves version 0"):
+        sampler.refresh(1)
+    stub.fault(no=["/collective_rpc"])
+    with pytest.raises(RunStopped, match=r"It is vLLM 0\.32\.0\. .*VLLM_SERVER_DEV_MODE=1"):
+        sampler.refresh(2)
+
+
+def test_another_trainer_at_the_same_server_is_named(tiny: ModuleType, nursery: Any, base: Path, make: Make) -> None:
+    one, other, stub = whole(tiny), whole(tiny), nursery.start(base)
+    mine, theirs = make(one, [stub], reload("mine")), make(other, [stub], reload("theirs"))
+    mine.refresh(0)
+    learn(other, size=0.05)
+    theirs.refresh(7)
+    with pytest.raises(RunStopped, match="another trainer has handed weights over to it, 'theirs-v7'"):
+        mine.sample(REQUESTS, DECODING)
+
+
+def test_answers_of_a_server_that_was_started_anew_are_asked_of_another(
+    tiny: ModuleType, nursery: Any, base: Path, make: Make
+) -> None:
+    policy, stubs = whole(tiny), [nursery.start(base), nursery.start(base)]
+    sampler = make(policy, stubs, reload())
+    learn(policy, size=0.05)
+    sampler.refresh(1)
+    stubs[0].forget()
+    agree(sampler, policy)
+    assert any("answers are not taken" in line for line in make.said)  # type: ignore[attr-defined]
+    stubs[1].forget()
+    with pytest.raises(RunStopped, match="it does not serve version 1"):
+        sampler.sample(REQUESTS, DECODING)
+
+
+def test_a_lost_adapter_is_handed_over_again(adapted: Policy, servers: list[Any], make: Make) -> None:
+    sampler = make(adapted, servers[:1])
+    learn(adapted)
+    sampler.refresh(1)
+    servers[0].forget()
+    agree(sampler, adapted)
+    assert sampler.told()["sampler_handed_over_again"] == 1
+
+
+@pytest.mark.parametrize("fault", [{"nan": True}, {"echo": True}, {"no": ["/v1/completions"]}])
+def test_wrong_answers_are_asked_of_another(
+    fault: dict[str, Any], adapted: Policy, servers: list[Any], make: Make
+) -> None:
+    sampler = make(adapted, servers)
+    sampler.refresh(0)
+    servers[0].fault(**fault)
+    agree(sampler, adapted)
+    assert any(f"{servers[0].url} is left out" in line for line in make.said)  # type: ignore[attr-defined]
+
+
+def test_a_server_that_dies_is_replaced_and_the_last_one_stops_the_run(
+    adapted: Policy, nursery: Any, base: Path, make: Make
+) -> None:
+    stubs = [nursery.start(base), nursery.start(base)]
+    sampler = make(adapted, stubs)
+    sampler.refresh(0)
+    stubs[0].fault(exit_after=1)
+    agree(sampler, adapted)
+    assert any("1 of 2 servers go on" in line for line in make.said)  # type: ignore[attr-defined]
+    stubs[1].kill()
+    with pytest.raises(RunStopped, match="no sampling server is left of 2"):
+        sampler.sample(REQUESTS, DECODING)
+
+
+def test_late_answers_are_left_out_and_too_few_stop_the_run(
+    adapted: Policy, nursery: Any, base: Path, make: Make
+) -> None:
+    stub = nursery.start(base)
+    sampler = make(adapted, [stub], deadline_s=0.5, patience_s=0.1, min_answered=0.0)
+    sampler.refresh(0)
+    stub.fault(hang=True)
+    (first, *_), _ = sampler.sample(REQUESTS, DECODING)
+    assert first.finish == ERROR
+    assert first.text.startswith("late: no answer within 0.5 seconds from http")
+    assert sampler.told()["sampler_late"] == 6
+    assert any("waiting for 6 of 6 answers, the oldest since" in line for line in make.said)  # type: ignore[attr-defined]
+    sampler.min_answered = 0.5
+    with pytest.raises(RunStopped, match="only 0 of 6 answers came"):
+        sampler.sample(REQUESTS, DECODING)
+
+
+def test_a_slow_server_is_helped_out(adapted: Policy, nursery: Any, base: Path, make: Make) -> None:
+    stubs = [nursery.start(base), nursery.start(base)]
+    sampler = make(adapted, stubs, patience_s=0.2)
+    sampler.refresh(0)
+    stubs[0].fault(hang=True)
+    agree(sampler, adapted)
+    told = sampler.told()
+    assert told["sampler_asked_again"] >= 3
+    assert "sampler_late" not in told
+    assert any(f"{stubs[1].url} is asked too" in line for line in make.said)  # type: ignore[attr-defined]
+
+
+def test_figures_that_do_not_move_are_old_weights_where_rounding_cannot_hide_the_step() -> None:
+    probe = Probe(torch.bfloat16)
+    probe.figures = {0: [-3.0, -4.0], 1: [-3.03, -4.03], 2: [-3.031, -4.031]}
+    assert probe.judge("http://a", [-3.01, -4.0], 0) == ""
+    probe.answered["http://a"] = (0, [-3.01, -4.0])
+    assert "have not moved in a single digit" in probe.judge("http://a", [-3.01, -4.0], 1)
+    assert probe.judge("http://a", [-3.04, -4.03], 1) == ""
+    probe.answered["http://a"] = (1, [-3.04, -4.03])
+    assert probe.judge("http://a", [-3.04, -4.03], 2) == "", "a step of 0.001 nats is under what bf16 shows"
+
+
+def test_weights_that_are_no_numbers_are_not_handed_over(adapted: Policy, servers: list[Any], make: Make) -> None:
+    sampler = make(adapted, servers)
+    learn(adapted, size=math.inf)
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        sampler.refresh(0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(adapted: Policy, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="weight_transfer_dir"):
+        put(AdapterTransfer("run"), adapted, tmp_path / "file", 0)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(
+    adapted: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = AdapterTransfer("run")
+
+    def half(policy: Policy, folder: Path, state: Any) -> None:  # noqa: ARG001
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(transfer, "write", half)
+    with pytest.raises(ModelError, match="No space left"):
+        put(transfer, adapted, tmp_path, 0)
+    assert not folder_of(transfer, tmp_path, 0).exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_vllm_cannot_take_is_refused(tiny: ModuleType) -> None:
+    transfer = AdapterTransfer("run")
+    with pytest.raises(ConfigError, match="needs use_peft"):
+        transfer.check(whole(tiny))
+    with pytest.raises(ConfigError, match="use_dora"):
+        transfer.check(add_lora(whole(tiny), r=4, use_dora=True))
+    with pytest.raises(ConfigError, match="adds tokens"):
+        transfer.check(add_lora(whole(tiny), r=4, new_token_ids=[3]))
+
+
+def test_processes_hand_over_once_and_agree(adapted: Policy, servers: list[Any], make: Make) -> None:
+    """Two processes, as threads that wait for each other: the first alone hands over, both sample."""
+    meet, held = threading.Barrier(2), {}
+
+    def rank(number: int) -> dict[str, Any]:
+        def by_main(work: Callable[[], Any]) -> Any:
+            meet.wait(30)
+            found = work() if number == 0 else None
+            meet.wait(30)
+            return found
+
+        def from_main(record: Any) -> Any:
+            if number == 0:
+                held["record"] = record
+            meet.wait(30)
+            found = held["record"]
+            meet.wait(30)
+            return found
+
+        return {"by_main": by_main, "from_main": from_main}
+
+    transfer = AdapterTransfer(f"ranks-{id(meet)}")
+    samplers = [make(adapted, servers, transfer, **rank(number)) for number in (0, 1)]
+    threads = [threading.Thread(target=sampler.refresh, args=(4,)) for sampler in samplers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for stub in servers:
+        assert stub.seen()["loaded"].count(transfer.name(4)) == 1
+    for sampler in samplers:
+        agree(sampler, adapted)
+
+
+def test_addresses_that_are_no_vllm_say_so(servers: list[Any]) -> None:
+    servers[0].fault(no=["/v1/models"])
+    server = VllmServer(servers[0].url, "base")
+    with pytest.raises(ServerError, match="does not know this path"):
+        server.models()
+    with pytest.raises(ServerError, match="nobody answers there"):
+        VllmServer("http://127.0.0.1:9/v1", "base").models()
