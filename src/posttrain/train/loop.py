@@ -128,9 +128,8 @@ def train(
 ) -> Run:
     """Minimise `objective` over `stream` for `total_steps` optimiser steps.
 
-    Every loss is a sum; it is divided once, by the units of the whole step, counted over all processes before the first
-    forward. So any split into micro-batches or processes gives the same gradient. A resumed run equals one that was not
-    interrupted.
+    Every loss is a sum, divided once, by the units of the whole step, counted over all processes before the first
+    forward: any split into micro-batches or processes gives one gradient. A resumed run equals an uninterrupted one.
     """
     state, measured = State(), objective.held_out or objective
     if resume:
@@ -138,8 +137,7 @@ def train(
         distributed.by_main(partial(log.rewind, state.step))
     began = time.perf_counter() - state.elapsed_s
     if evaluation and not resume:
-        found = evaluation.run(policy, measured, state, bf16=bf16)
-        _tell(log, {"step": 0, "epoch": 0.0} | found)
+        _tell(log, {"step": 0, "epoch": 0.0} | evaluation.run(policy, measured, state, bf16=bf16))
         if evaluation.keep_best:  # the start itself may stay the best
             checkpoints.save(policy, optimizer, state, companion)
     policy.model.train()
