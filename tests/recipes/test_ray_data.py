@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,7 +71,7 @@ class Killed(Worker):
 
 
 class Echo:
-    """A model that says where it is asked. The first to be asked waits for ever, and tells on which node."""
+    """A model that says where it is asked. The first to be asked tells on which node, and waits for a file `go`."""
 
     def __init__(self, mark: str) -> None:
         self.mark = Path(mark)
@@ -84,8 +83,9 @@ class Echo:
                 file.write(here)
         except FileExistsError:
             return [(item, here) for item in items]
-        threading.Event().wait()
-        return []
+        while not self.mark.with_name("go").exists():
+            time.sleep(0.05)
+        return [(item, here) for item in items]
 
     def told(self) -> tuple[dict[str, int], list[Any]]:
         return {}, []
@@ -136,7 +136,6 @@ def test_silence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ray_line, "Worker", Echoing)
     monkeypatch.setattr(ray_line, "SILENCE_S", 0.1)
     monkeypatch.setattr(ray_line, "WATCH_S", 0.1)
-    monkeypatch.setattr(ray_line, "END_S", 0.1)
     said: list[str] = []
     told = threading.Event()
 
@@ -146,19 +145,11 @@ def test_silence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             told.set()
 
     line = ray_line.Line(Held("echo", str(tmp_path / "first")), Workers(1), say)
-    number = line.put(Job("echo", ["row"]))  # whoever is the first waits for ever
-    waiting = threading.Thread(target=lambda: list(_until_closed(line, number)), daemon=True)
-    waiting.start()
+    number = line.put(Job("echo", ["row"]))
     assert told.wait(120), said
+    (tmp_path / "go").touch()
+    assert [done.results[0][0] for done in line.wait([number])] == ["row"]
     line.close()
-    waiting.join()
-
-
-def _until_closed(line: ray_line.Line, number: int) -> Iterator[SimpleNamespace]:
-    try:
-        yield from line.wait([number])  # type: ignore[misc]
-    except Exception as error:
-        yield SimpleNamespace(error=error)
 
 
 def test_the_jobs_of_a_dead_node_are_done_on_the_other(

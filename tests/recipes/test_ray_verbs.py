@@ -157,7 +157,7 @@ def test_questions_and_suites_have_the_same_figures(
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"It has {n} hours."}) + "\n" for n in range(20)))
     tasks = [("sums", "answers", "sums"), ("capitals", "choices", "choices"), ("text", "perplexity", "texts")]
     lines = [f"  - {{name: {name}, kind: {kind}, dataset: {file}.jsonl" for name, kind, file in tasks]
-    lines[0] += ", max_new_tokens: 4"
+    lines[0] += ", max_new_tokens: 4, reward: numeric"
     (tmp_path / "suite.yaml").write_text("name: mine\ntasks:\n" + "".join(f"{line}}}\n" for line in lines))
     for given, name in ((words, "questions"), (suite, "suite")):
         one, many = tmp_path / f"{name}-one", tmp_path / f"{name}-many"

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from posttrain.errors import TrainError
-from posttrain.recipes import torchrun
+from posttrain.recipes import torchrun, torchrun_told
 from posttrain.recipes.parting import LOST
 from posttrain.recipes.processes import again
 from posttrain.recipes.sft_config import SftConfig
@@ -77,7 +77,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "POSTTRAIN_ALLOCATOR": "system"} | more
+    fixed = {"OMP_NUM_THREADS": "1", "POSTTRAIN_ALLOCATOR": "system", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **fixed, **more}
 
 
 def launched(place: Path, harm: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -99,6 +100,7 @@ def said(place: Path, tiny: ModuleType) -> list[dict[str, dict[str, Any]]]:
     pair = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(place), *map(str, ports)],
+            cwd=place,
             env=environment(TORCH_CPP_LOG_LEVEL="FATAL"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -226,10 +228,10 @@ def failure(code: int, at: int = 100, message: str = "") -> Any:
 
 def test_who_ended_the_others() -> None:
     """Not who was asked to leave, nor who was killed for not leaving."""
-    assert torchrun.culprit({0: failure(LOST), 1: failure(-9)})[:2] == (1, -9)
-    assert torchrun.culprit({0: failure(-9, at=131), 1: failure(LOST, message="gone")}) == (1, LOST, "gone")
-    assert torchrun.culprit({0: failure(-15), 1: failure(2), 2: failure(LOST)})[:2] == (1, 2)
-    assert torchrun.culprit({0: failure(2), 1: failure(1)})[:2] == (1, 1)
+    assert torchrun_told.culprit({0: failure(LOST), 1: failure(-9)})[:2] == (1, -9)
+    assert torchrun_told.culprit({0: failure(-9, at=131), 1: failure(LOST, message="gone")}) == (1, LOST, "gone")
+    assert torchrun_told.culprit({0: failure(-15), 1: failure(2), 2: failure(LOST)})[:2] == (1, 2)
+    assert torchrun_told.culprit({0: failure(2), 1: failure(1)})[:2] == (1, 1)
 
 
 def config(tmp_path: Path, **changes: Any) -> SftConfig:
@@ -242,7 +244,7 @@ def test_how_a_run_ended_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "out" / "checkpoint-00000008").mkdir(parents=True)
     (tmp_path / "out" / "run.json").write_text(json.dumps({"launch": "ours"}))
     with pytest.raises(TrainError) as raised:
-        torchrun.failed(recipe, "ours", {2: failure(-9), 1: failure(LOST)})
+        torchrun_told.failed(recipe, "ours", {2: failure(-9), 1: failure(LOST)})
     words = str(raised.value)
     assert words.startswith("process 2 of 4 was ended by signal 9 (SIGKILL: often the system")
     assert "checkpoint-00000008 is saved: go on with `posttrain sft" in words
@@ -250,10 +252,10 @@ def test_how_a_run_ended_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         TrainError, match=r"exit code 7\. No checkpoint had been written: start it again with `posttrain"
     ):
-        torchrun.failed(recipe, "theirs", {0: failure(7)})
+        torchrun_told.failed(recipe, "theirs", {0: failure(7)})
     with pytest.raises(TrainError, match=r"^gone$"):
-        torchrun.failed(recipe, "ours", {0: failure(LOST, message="gone")})
-    assert torchrun.failed(recipe, "ours", {0: failure(2), 1: failure(LOST)}) == 2
+        torchrun_told.failed(recipe, "ours", {0: failure(LOST, message="gone")})
+    assert torchrun_told.failed(recipe, "ours", {0: failure(2), 1: failure(LOST)}) == 2
 
 
 def test_after_a_restart_an_earlier_run_is_left_as_the_recipe_says(

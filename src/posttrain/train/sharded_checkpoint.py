@@ -63,6 +63,7 @@ def load_optimizer_of(checkpoint: Path, named: dict[str, nn.Parameter], optimize
             continue
         key, _, name = rest.partition("/")
         parameter, dtype = named[name], kept.properties.dtype
+        value: Tensor
         if kept.size == parameter.shape and len(kept.size):
             value = torch.zeros_like(parameter, dtype=dtype).detach()
         else:
