@@ -85,14 +85,16 @@ def same_weights(one: Path, other: Path) -> bool:
     return (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
-def compare(work: Path, steps: int, env: dict[str, str]) -> list[dict[str, Any]]:
+def compare(
+    work: Path, steps: int, strategies: list[str], ranks: list[int], env: dict[str, str]
+) -> list[dict[str, Any]]:
     assets, runs = work / "assets", []
-    for strategy in ("ddp", "fsdp"):
+    for strategy in strategies:
         quiet = work / f"quiet-{strategy}"
         code, said = run(command(assets, quiet, strategy, steps, 0), quiet, [], env)
         if code:
             raise SystemExit(f"error: the quiet run ended with {code}: {said[-2000:]}")
-        for rank in (0, 1):
+        for rank in ranks:
             out = work / f"killed-{strategy}-{rank}"
             kills = [(rank, 2), (rank, steps // 2)]
             code, said = run(command(assets, out, strategy, steps, 2), out, kills, env)
@@ -111,6 +113,8 @@ def compare(work: Path, steps: int, env: dict[str, str]) -> list[dict[str, Any]]
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--strategies", nargs="+", default=["ddp", "fsdp"])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--output", type=Path, default=HERE / "results" / "kill_ranks.json")
     return parser.parse_args()
 
@@ -124,7 +128,7 @@ def main() -> int:
         words = [sys.executable, str(HERE / "assets.py"), str(Path(folder) / "assets"), "--models", "mini"]
         words += ["--rows", "600", "--median-words", "25", "--max-words", "60"]
         subprocess.run(words, check=True, capture_output=True, env=env)
-        runs = compare(Path(folder), args.steps, env)
+        runs = compare(Path(folder), args.steps, args.strategies, args.ranks, env)
     must_be_unchanged(source)
     good = all(
         each["code"] == 0 and each["kills"] == 2 and each["same_weights"] and each["same_metrics"]
@@ -133,7 +137,7 @@ def main() -> int:
     )  # fmt: skip
     result = {
         "name": "kill_ranks",
-        "command": f"python benchmarks/kill_ranks.py --steps {args.steps}",
+        "command": f"python benchmarks/kill_ranks.py --steps {args.steps} --strategies {' '.join(args.strategies)}",
         "hardware": hardware(),
         "versions": {name: version(name) for name in ("posttrain", "torch", "transformers")},
         "figures": {"all_as_left_alone": good, "steps": args.steps, "save_steps": SAVE_STEPS, "runs": runs},

@@ -19,7 +19,8 @@ import pytest
 from posttrain.errors import ConfigError
 from posttrain.recipes import ray_line, ray_models
 from posttrain.recipes.ray_cluster import Workers, cluster, quiet_ray
-from posttrain.recipes.ray_worker import Held, Job, Worker
+from posttrain.recipes.ray_jobs import Held, Job
+from posttrain.recipes.ray_worker import Worker
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'posttrain[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own, in a process that it shares

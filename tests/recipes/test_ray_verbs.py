@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError, DataError, ModelError, PosttrainError
-from posttrain.recipes import ray_spread, ray_words, ray_worker
+from posttrain.recipes import ray_jobs, ray_spread, ray_words, ray_worker
 from posttrain.recipes.config import load
 from posttrain.recipes.judge_config import JudgeConfig
 from posttrain.recipes.ray_cluster import Workers, cluster
+from posttrain.recipes.ray_jobs import Done, Held, Job
 from posttrain.recipes.ray_models import HeldModel
 from posttrain.recipes.ray_servers import Servers
-from posttrain.recipes.ray_worker import Done, Held, Job, Worker
+from posttrain.recipes.ray_worker import Worker
 from posttrain.recipes.sample_config import SampleConfig
 from posttrain.rollouts.asking import Ask, Manner
 from posttrain.rollouts.endpoint import ServerError
@@ -292,7 +293,7 @@ def done_by(one: Worker, job: Job) -> Done:
 
 
 def test_a_worker_of_another_version_says_so() -> None:
-    found = done_by(worker(Held("m", versions=(("posttrain", "9.9"), ray_worker.VERSIONS[1]))), Job("say", ["x"]))
+    found = done_by(worker(Held("m", versions=(("posttrain", "9.9"), ray_jobs.VERSIONS[1]))), Job("say", ["x"]))
     assert isinstance(found.error, ConfigError)
     assert "posttrain is " in str(found.error)
     assert "and 9.9 where the command was started" in str(found.error)

@@ -108,7 +108,11 @@ def said(place: Path, tiny: ModuleType) -> list[dict[str, dict[str, Any]]]:
         )
         for rank in (0, 1)
     ]
-    words = [each.communicate(timeout=300)[0] for each in pair]
+    try:
+        words = [each.communicate(timeout=300)[0] for each in pair]
+    finally:
+        for each in pair:
+            each.kill()
     assert [each.returncode for each in pair] == [0, -signal.SIGKILL], words
     return [json.loads((place / f"said-{rank}.json").read_text()) for rank in (0, 1)]
 

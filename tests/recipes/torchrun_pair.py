@@ -26,7 +26,7 @@ from posttrain.train.runlog import RunFolder
 RANK, FOLDER, PORTS = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 OUT = FOLDER / "out"
 SHARDS = "checkpoint-00000002/sharded"
-WORDS = ["sft", str(FOLDER / "sft.yaml"), "--output-dir", str(OUT)]
+WORDS = ["sft", str(FOLDER / "sft.yaml"), "--output-dir", str(OUT), "--max-steps", "4", "--ddp-timeout", "60"]
 ANEW, ON = [*WORDS, "--overwrite-output-dir"], [*WORDS, "--resume-from-checkpoint", "--strategy", "fsdp"]
 SHORT_S = 3
 

@@ -3,6 +3,7 @@
 The servers are processes of their own (tests/vllm_server.py).
 """
 
+import asyncio
 import importlib.util
 import math
 import threading
@@ -21,8 +22,9 @@ from posttrain.rollouts import endpoint
 from posttrain.rollouts.endpoint import ServerError
 from posttrain.rollouts.http import ERROR
 from posttrain.rollouts.policy import PolicySampler
-from posttrain.rollouts.sampling import Decoding, Request
-from posttrain.rollouts.vllm import VllmServer
+from posttrain.rollouts.sampling import Completion, Decoding, Request
+from posttrain.rollouts.vllm import NoSuchModel, VllmServer
+from posttrain.rollouts.vllm_dispatch import Dispatch, Job
 from posttrain.rollouts.vllm_probe import Probe
 from posttrain.rollouts.vllm_sampler import VllmSampler
 from posttrain.rollouts.vllm_transfer import AdapterTransfer, ReloadTransfer, Transfer, folder_of, put
@@ -244,6 +246,54 @@ def test_answers_of_a_server_that_was_started_anew_are_asked_of_another(
     stubs[1].forget()
     with pytest.raises(RunStopped, match="it does not serve version 1"):
         sampler.sample(REQUESTS, DECODING)
+
+
+def test_answers_of_a_server_that_was_started_anew_and_then_died_are_not_taken(
+    tiny: ModuleType, nursery: Any, base: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, stubs = whole(tiny), [nursery.start(base), nursery.start(base)]
+    sampler = make(policy, stubs, reload())
+    learn(policy, size=0.05)
+    sampler.refresh(1)
+    stubs[0].forget()
+    run = sampler.dispatch.run
+
+    def dies(jobs: Any, servers: Any, decoding: Decoding) -> dict[str, str]:
+        found = run(jobs, servers, decoding)
+        return found | {stubs[0].url: "nobody answers there"} if len(servers) == 2 else found
+
+    monkeypatch.setattr(sampler.dispatch, "run", dies)
+    agree(sampler, policy)
+
+
+def test_what_was_asked_before_an_adapter_was_back_does_not_count_against_the_server() -> None:
+    """Two requests find the adapter gone, and the second answer comes when the first has had it handed over."""
+    restored = threading.Event()
+
+    class Server(VllmServer):
+        slow = True
+
+        async def answer(self, client: Any, request: Request, seed: int, decoding: Decoding) -> Completion:  # noqa: ARG002
+            if seed == 1 and not restored.is_set():
+                raise NoSuchModel("gone")
+            if seed == 2 and self.slow:
+                self.slow = False
+                while not restored.is_set() or not told:
+                    await asyncio.sleep(0.001)
+                raise NoSuchModel("gone")
+            return Completion((1,), (-1.0,), "stop", "")
+
+    told: list[str] = []
+    jobs = [Job(Request((1,), (seed,)), seed) for seed in (1, 2)]
+    rules = Dispatch(deadline_s=10, say=told.append, again=lambda _: restored.set())
+    assert rules.run(jobs, [Server("http://a/v1", "base", concurrency=2)], DECODING) == {}
+    assert [job.found and job.found.finish for job in jobs] == ["stop", "stop"]
+
+
+def test_a_folder_that_a_server_cannot_read_is_named(servers: list[Any], tmp_path: Path) -> None:
+    server = VllmServer(servers[0].url, "base")
+    with pytest.raises(ServerError, match="No adapter found for .*elsewhere.*weight_transfer_dir"):
+        AdapterTransfer("run").load(server, 0, tmp_path / "elsewhere", timeout_s=30)
 
 
 def test_a_lost_adapter_is_handed_over_again(adapted: Policy, servers: list[Any], make: Make) -> None:

@@ -254,6 +254,16 @@ def test_another_recipe_is_refused(base: Path, tmp_path: Path) -> None:
     assert str(made) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["training.json", "training.safetensors"])
+@pytest.mark.parametrize("left", [None, 20])
+def test_a_checkpoint_that_lost_a_file_is_named(base: Path, tmp_path: Path, name: str, left: int | None) -> None:
+    policy = start(base, "full", 0)
+    path = Checkpoints(tmp_path).save(policy, optimiser(policy), State(step=1)) / name
+    path.unlink() if left is None else os.truncate(path, left)
+    with pytest.raises(TrainError, match=r"checkpoint-00000001: .*missing or broken .*older one"):
+        Checkpoints(tmp_path).resume(policy, optimiser(policy))
+
+
 def test_nothing_to_resume_is_said(base: Path, tmp_path: Path) -> None:
     policy = start(base, "lora", seed=0)
     with pytest.raises(TrainError, match="no checkpoint to resume from"):

@@ -22,6 +22,8 @@ from posttrain.train.sharding import forget
 
 Main = Callable[[Any, Console], int]
 UNSHARDED = {"l2_sp", "ewc", "freeze"}
+SAME = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir"}
+"""What is free in a resumed run, but one thing for all its processes."""
 
 
 def in_processes(main: Main) -> Callable[[Any], int]:
@@ -60,7 +62,7 @@ def _fitted(config: Any, console: Console) -> Any:
     """The recipe as this process follows it."""
     if config.strategy == "fsdp" and (found := UNSHARDED & set(config.protection)):
         raise ConfigError(f"protect {sorted(found)[0]} needs every weight in one piece: set strategy to ddp.")
-    distributed.agree(config.model_dump(exclude=FREE) | _versions(), "settings")
+    distributed.agree(config.model_dump(exclude=FREE - SAME) | _versions(), "settings")
     changes: dict[str, Any] = {}
     if hasattr(config, "num_preview_samples") and (config.strategy == "fsdp" or not distributed.is_main()):
         changes["num_preview_samples"] = 0  # no process has the whole model to answer with, or another one answers

@@ -15,14 +15,15 @@ from typing import Any
 from posttrain.errors import PosttrainError
 from posttrain.recipes.ray_cluster import Workers
 from posttrain.recipes.ray_desk import Desk
+from posttrain.recipes.ray_jobs import Done, Held
 from posttrain.recipes.ray_source import source
 from posttrain.recipes.ray_words import quiet_ray
-from posttrain.recipes.ray_worker import Done, Held, Worker
+from posttrain.recipes.ray_worker import Worker
 
 Say = Callable[[str], None]
 WATCH_S = 2.0
 SILENCE_S = 30.0
-END_S = 10.0
+END_S = 3.0
 
 
 class Line:

@@ -13,8 +13,8 @@ from posttrain.evals.task import Choices
 from posttrain.evals.weighing import weigh_options, weigh_texts
 from posttrain.models.load import Policy
 from posttrain.recipes.policy import load_packed, resolve_model
+from posttrain.recipes.ray_jobs import Held
 from posttrain.recipes.ray_servers import Servers
-from posttrain.recipes.ray_worker import Held
 from posttrain.recipes.sample_answers import weights_digest
 from posttrain.recipes.text_model import text_model
 from posttrain.rollouts.asking import Ask, Manner, Said, Weighed

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from transformers import AutoConfig
 
 from posttrain.models.load import Policy, base_of, check_place, load_tokenizer
+from posttrain.recipes.ray_jobs import Held
 from posttrain.recipes.ray_spread import Spread
-from posttrain.recipes.ray_worker import Held
 from posttrain.recipes.sample_answers import weights_digest
 from posttrain.rollouts.sampling import Completion, Decoding, Request
 

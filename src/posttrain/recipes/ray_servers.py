@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.errors import ConfigError
-from posttrain.recipes.ray_worker import Held
+from posttrain.recipes.ray_jobs import Held
 from posttrain.recipes.text_model import text_model
 from posttrain.rollouts.endpoint import ServerError
 

@@ -13,10 +13,10 @@ from posttrain.errors import PosttrainError
 from posttrain.recipes.journal import Journal
 from posttrain.recipes.ray_cluster import Workers, cluster
 from posttrain.recipes.ray_config import RayKeys
+from posttrain.recipes.ray_jobs import Done, Held, Job
 from posttrain.recipes.ray_kept import from_json, to_json
 from posttrain.recipes.ray_line import Line
 from posttrain.recipes.ray_words import plain
-from posttrain.recipes.ray_worker import Done, Held, Job
 from posttrain.rollouts.asking import Spent
 
 Say = Callable[[str], None]

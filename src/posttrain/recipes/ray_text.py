@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 from posttrain.recipes.policy import resolve_model
+from posttrain.recipes.ray_jobs import Held
 from posttrain.recipes.ray_sampler import RaySampler, held_model, outline
 from posttrain.recipes.ray_spread import Spread
-from posttrain.recipes.ray_worker import Held
 from posttrain.recipes.text_model import local_identity
 from posttrain.rollouts.asking import Ask, Manner, Said, Spent, Weighed
 from posttrain.rollouts.text_ids import AskIds

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from posttrain.train import distributed
 from posttrain.train.collect import Groups
 from posttrain.train.experience import Answer
 from posttrain.train.runlog import RunFolder
@@ -22,6 +23,8 @@ def shower(folder: RunFolder, tokenizer: Any, every: int) -> Callable[[int, Grou
     last: dict[bool, int] = {}  # step of the last lines, of all and of those with a failure
 
     def show(step: int, groups: Groups, answers: Sequence[Answer]) -> None:
+        if not distributed.is_main():  # it alone writes, and a line half written is nothing to read
+            return
         if not last:
             last.update(_resumed(folder, step, -every))
         failing = [group for group in groups if not all(rollout.is_known for rollout in group)]

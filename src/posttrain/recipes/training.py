@@ -134,6 +134,7 @@ def _optimise(
             evaluation=measure,
             max_grad_norm=config.max_grad_norm,
             bf16=uses_bf16(config, policy),
+            offload=config.activation_offloading,
             logging_steps=config.logging_steps,
             save_steps=config.save_steps,
             resume=config.resume_from_checkpoint,

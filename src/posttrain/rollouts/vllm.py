@@ -199,7 +199,8 @@ class _Door(Endpoint):
         status, said = response.status_code, self._clean(_message(response))
         if status in (404, 405) and "does not exist" in said:
             raise NoSuchModel(f"{place}: HTTP {status}: {said}")
-        if status in (404, 405) and "cannot be found" not in said:
+        # A 404 may also be about what was asked for: an adapter, or the folder it should be in.
+        if status == 405 or (status == 404 and (not said or "not found" in said.lower())):
             raise NoSuchPath(f"{place}: HTTP {status}, the server does not know this path.")
         raise ServerError(f"{place}: HTTP {status}: {said}")
 

@@ -6,6 +6,7 @@ taken.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -90,6 +91,7 @@ class _Round:
         self.changed, self.done = asyncio.Condition(), asyncio.Event()
         self.broken: BaseException | None = None
         self.restoring: dict[str, asyncio.Lock] = {}
+        self.restored: dict[str, float] = {}
         homes, prompt = list(self.places.values()), -1
         last: Request | None = None
         for job in jobs:  # answers to one prompt share the prefix cache of one server
@@ -219,12 +221,13 @@ class _Round:
                 except ServerError as failure:
                     self._leave_out(place, str(failure))
                 else:
+                    self.restored[url] = self.rules.clock()
                     self.rules.counts.handed_over_again += 1
                     self.rules.say(f"{url}: it had lost the adapter (was it started anew?), which is handed over again")
         elif lock is not None and lock.locked():
             async with lock:
                 pass
-        else:
+        elif job.begun[url] > self.restored.get(url, -math.inf):  # what was asked before may be answered behind it
             self._leave_out(place, str(error))
         job.begun.pop(url, None)
         place.queue.appendleft(job)

@@ -5,7 +5,7 @@ samples its own share of prompts.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from posttrain.rollouts.sampling import Completion, Decoding, Request
 from posttrain.rollouts.vllm import VllmServer
 from posttrain.rollouts.vllm_dispatch import PATIENCE_S, Counts, Dispatch, Job
 from posttrain.rollouts.vllm_probe import NUM_DRAWN, Probe, apart, score_drawn
-from posttrain.rollouts.vllm_transfer import ReloadTransfer, State, Transfer, folder_of, put
+from posttrain.rollouts.vllm_transfer import AdapterTransfer, ReloadTransfer, State, Transfer, folder_of, put
 
 T = TypeVar("T")
 HAND_OVER_S = 600.0
@@ -190,16 +190,19 @@ class VllmSampler:
         open_ones = jobs
         while open_ones:
             self._require_one()
-            for url, why in self.dispatch.run(open_ones, self._live, decoding).items():
+            out = self.dispatch.run(open_ones, self._live, decoding)
+            for url, why in out.items():
                 self._forget(url, why)
-            open_ones = self._doubted(open_ones)
+            open_ones = self._doubted(open_ones, out)
         self._require_enough(jobs)
         answers = iter(job.found for job in jobs)
         return [[_there(next(answers)) for _ in request.seeds] for request in requests]
 
-    def _doubted(self, jobs: Sequence[Job]) -> list[Job]:
-        """Answers of servers that do not serve the version now that they are done, to be asked for again."""
-        doubted: list[Job] = []
+    def _doubted(self, jobs: Sequence[Job], out: Collection[str]) -> list[Job]:
+        """Answers of servers that do not serve the version now that they are done, to be asked for again. Of those that
+        are out, nobody knows any more what they served, unless a name says it."""
+        is_named = isinstance(self.transfer, AdapterTransfer)
+        doubted = [] if is_named else [job for job in jobs if job.server in out]
         for server in list(self._live):
             own = [job for job in jobs if job.server == server.url]
             if not own:

@@ -26,6 +26,7 @@ LORA_NEEDS = (
     "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or take weight_transfer reload where the "
     "whole model is trained"
 )
+FOLDER_NEEDS = "It has to be a folder that trainer and servers share under one path: name one as weight_transfer_dir"
 DEV_NEEDS = "start vLLM (0.20 or newer) with VLLM_SERVER_DEV_MODE=1, or train with use_peft and weight_transfer adapter"
 
 
@@ -80,6 +81,8 @@ class AdapterTransfer:
         except NoSuchPath as error:
             raise ServerError(f"{error}{_told(server)} To take an adapter over it needs more: {LORA_NEEDS}.") from None
         except ServerError as error:
+            if "No adapter found" in str(error):
+                raise ServerError(f"{error}. {FOLDER_NEEDS}.") from None
             if "already been loaded" not in str(error):
                 raise
         server.model = self.name(version)

@@ -131,10 +131,9 @@ class Checkpoints:
         found = self.found()
         if not found:
             raise TrainError(f"{self.folder}: there is no checkpoint to resume from; start without resuming.")
-        record = json.loads((found[-1] / "training.json").read_text())
+        record, tensors = _kept(found[-1])
         if record["fingerprint"] != self.fingerprint:
             raise TrainError(f"{found[-1]}: {difference(record.get('settings', {}), self.settings)}")
-        tensors = load_file(found[-1] / "training.safetensors")
         if has_shards(found[-1]) or not is_sharded(policy.model):
             self._restore(policy, found[-1])
         if has_shards(found[-1]):
@@ -216,6 +215,18 @@ class Checkpoints:
         for old in self.found()[: -self.keep]:
             if int(old.name.removeprefix(PREFIX)) != state.best_step:
                 shutil.rmtree(old)
+
+
+def _kept(checkpoint: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a checkpoint says of its run, and the tensors beside the weights."""
+    try:
+        record = json.loads((checkpoint / "training.json").read_text())
+        return record, load_file(checkpoint / "training.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainError(
+            f"{checkpoint}: training.json or training.safetensors is missing or broken ({error}). Copy it back, or "
+            "delete this checkpoint and resume from an older one."
+        ) from error
 
 
 def _optimizer_tensors(

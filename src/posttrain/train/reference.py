@@ -24,6 +24,7 @@ from posttrain.models.copies import adapter_off
 from posttrain.models.load import Policy
 from posttrain.models.logprobs import causal_lm, token_logps
 from posttrain.train import distributed
+from posttrain.train.sharding import settle, whole
 from posttrain.types import Sample
 
 Array = np.ndarray[Any, Any]
@@ -138,7 +139,9 @@ def _sizes(samples: Sequence[Sample]) -> tuple[Array, Array]:
 
 
 def _key(policy: Policy, samples: Sequence[Sample], bf16: bool) -> str:
-    """A hash of all that decides the figures: weights and configuration of the base, tokens, precision, the code."""
+    """A hash of all that decides the figures: weights and configuration of the base, tokens, precision, the code. All
+    processes must call it, and it is the same in each."""
+    settle(policy.model)
     lm = causal_lm(policy.model)
     config = {name: value for name, value in lm.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
     made = {"bf16": bf16, "device": policy.device.type, "config": config, "code": _code()}
@@ -148,7 +151,7 @@ def _key(policy: Policy, samples: Sequence[Sample], bf16: bool) -> str:
         if "lora_" not in name:
             plain = name.replace(".base_layer", "")  # an adapter's wrapping changes no weight
             digest.update(f"{plain} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(whole(parameter).detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     for part in _content(samples):
         digest.update(part)
     return digest.hexdigest()

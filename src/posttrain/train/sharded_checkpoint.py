@@ -63,17 +63,16 @@ def load_optimizer_of(checkpoint: Path, named: dict[str, nn.Parameter], optimize
             continue
         key, _, name = rest.partition("/")
         parameter, dtype = named[name], kept.properties.dtype
-        value: Tensor
         if kept.size == parameter.shape and len(kept.size):
             value = torch.zeros_like(parameter, dtype=dtype).detach()
         else:
             value = torch.zeros(kept.size, dtype=dtype)
         optimizer.state[parameter][key] = held[path] = value
     _load(checkpoint, held)
-    for parameter, entries in optimizer.state.items():
+    for owner, entries in optimizer.state.items():
         for key, value in entries.items():
             if value.ndim == 0:  # the count of steps
-                entries[key] = value.to(parameter.device)
+                entries[key] = value.to(owner.device)
 
 
 def _metadata(checkpoint: Path) -> dict[str, object]:

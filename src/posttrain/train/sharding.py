@@ -23,6 +23,7 @@ from posttrain.errors import TrainError
 from posttrain.models.copies import copy_model
 from posttrain.models.freezing import layers_of
 from posttrain.models.load import Policy
+from posttrain.models.logprobs import causal_lm
 from posttrain.models.within import Whole, engine_of, forget_engines, set_engine
 from posttrain.train import distributed
 
@@ -75,7 +76,7 @@ def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding
     for model in (policy, *(module for module in beside if not isinstance(module, nn.Linear))):
         engine: nn.Module = Whole(model, *(heads if model is policy else ()))
         if sharding is not None:
-            _shard(model, engine, sharding, device)
+            _shard(model, engine, heads if model is policy else [], sharding, device)
         elif any(parameter.requires_grad for parameter in model.parameters()):
             replica = DistributedDataParallel(engine, find_unused_parameters=_may_idle(model), **_OWN_BUFFERS)
             engines.replicas.append(replica)
@@ -85,14 +86,20 @@ def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding
         set_engine(model, engine)
 
 
-def _shard(model: nn.Module, engine: nn.Module, sharding: Sharding, device: torch.device) -> None:
-    """Layer by layer, and what is around the layers with the whole."""
+def _shard(
+    model: nn.Module, engine: nn.Module, heads: Sequence[nn.Module], sharding: Sharding, device: torch.device
+) -> None:
+    """Layer by layer, and what is around the layers with the whole; heads of one number, which are read in fp32, each
+    by itself."""
     precision = MixedPrecisionPolicy()
     if sharding.bf16:
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if sharding.cpu_offload else OffloadPolicy()
     mesh = torch.distributed.init_device_mesh(device.type, (distributed.world(),))
     common: dict[str, Any] = {"mesh": mesh, "mp_policy": precision, "offload_policy": offload}
+    score = getattr(causal_lm(model), "score", None)
+    for head in heads if score is None else (*heads, score):
+        fully_shard(head, mesh=mesh, offload_policy=offload)
     for layer in layers_of(model):
         fully_shard(layer, reshard_after_forward=sharding.reshard_after_forward, **common)
     fully_shard(engine, **common)
@@ -105,8 +112,8 @@ def forget() -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds a share of its weights alone."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    """Whether this process holds a share of its weights alone, also while a forward has left them whole."""
+    return isinstance(engine_of(model), FSDPModule)
 
 
 def settle(model: nn.Module) -> None:
