@@ -155,13 +155,13 @@ def run_all(machine: "Machine", tested: dict[str, tuple[str, dict[str, Any]]]) -
         took = machine.measure(name, *run)
         said = plans[name]
         rows.append(
-            {"run": name, "verb": run[0], "planned_mb": said[0] / 2**20, "measured_mb": took["memory"] / 2**20,
+            {"run": name, "verb": run[0], "planned_mib": said[0] / 2**20, "measured_mib": took["memory"] / 2**20,
              "memory_error": said[0] / took["memory"] - 1, "planned_s": said[1], "measured_s": took["step_s"],
              "time_error": said[1] / took["step_s"] - 1}
         )  # fmt: skip
     seen = [
-        {"run": name, "measured_mb": each.memory / 2**20, "measured_s": each.step_s,
-         "fitted_mb": memory(each.job, each.device, loose=loose).total / 2**20,
+        {"run": name, "measured_mib": each.memory / 2**20, "measured_s": each.step_s,
+         "fitted_mib": memory(each.job, each.device, loose=loose).total / 2**20,
          "fitted_s": step_time(each.job, machine.hardware_of(CALIBRATION[name][1]["model"]), rates).seconds}
         for name, each in zip(CALIBRATION, known, strict=True)
     ]  # fmt: skip
@@ -230,7 +230,7 @@ class Machine:
         if done.returncode:
             raise SystemExit(f"error: the run {name!r} failed:\n{done.stderr[-1500:]}")
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        print(f"{name:36} {found['memory'] / 2**20:7.0f} MB {1000 * found['step_s']:8.0f} ms", flush=True)
+        print(f"{name:36} {found['memory'] / 2**20:7.0f} MiB {1000 * found['step_s']:8.0f} ms", flush=True)
         return found
 
 
@@ -279,11 +279,11 @@ def make_inputs(place: Path) -> None:
 
 def show(result: dict[str, Any]) -> None:
     """The table."""
-    print("\n| run | memory, MB: planned | measured | error | step, ms: planned | measured | error |")
+    print("\n| run | memory, MiB: planned | measured | error | step, ms: planned | measured | error |")
     print("|---|---|---|---|---|---|---|")
     for row in result["tested"]:
         print(
-            f"| {row['run']} | {row['planned_mb']:,.0f} | {row['measured_mb']:,.0f} | {row['memory_error']:+.0%} "
+            f"| {row['run']} | {row['planned_mib']:,.0f} | {row['measured_mib']:,.0f} | {row['memory_error']:+.0%} "
             f"| {1000 * row['planned_s']:,.0f} | {1000 * row['measured_s']:,.0f} | {row['time_error']:+.0%} |"
         )
     memory, seconds = result["median_memory_error"], result["median_time_error"]

@@ -46,6 +46,18 @@ def test_one_device_needs_an_adapter_or_more_devices() -> None:
     assert alone["2 devices, strategy fsdp"]
 
 
+def test_knobs_that_change_the_step_or_need_main_memory_say_so() -> None:
+    """More processes bring more rows, of rollouts not; what is offloaded is somewhere else."""
+    start = paper_job(NAMED["llama-70b"], "full", 2)
+    told = {tried.keys: tried.costs for tried in search(start, Hardware(H100, 2)).alone}
+    assert told["16 devices, strategy fsdp"] == "8x the devices, and as many times the rows of a step"
+    host = sum(memory(replace(start, cpu_offload=True), H100).host.values()) / GIB
+    assert told["strategy fsdp, cpu_offload true"].endswith(f"; {host:,.0f} GiB of main memory a device")
+    assert not {tried.keys: tried.fits for tried in search(start, Hardware(H100, 2, 100 * GIB)).alone}[
+        "strategy fsdp, cpu_offload true"
+    ]
+
+
 def test_several_together() -> None:
     small = described(H100, memory_gb=24)
     start = replace(paper_job(NAMED["llama-7b"], "LoRA", 1, length=16384), checkpointing=False)

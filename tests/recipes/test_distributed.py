@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 STEPS = 20
@@ -25,6 +26,9 @@ def score(rollout):
 def commands(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     folder = tmp_path_factory.mktemp("several")
     (folder / "rewards.py").write_text(REWARD)
+    pairs = [{"prompt": f"say {n}", "chosen": f"{n} {n}", "rejected": "no" + " no" * (n % 3)} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    compared = {"dataset": folder / "pairs.jsonl", "max_length": 48, "num_preview_samples": 0}
     shared: dict[str, Any] = {
         "model": base,
         "max_steps": STEPS,
@@ -42,12 +46,14 @@ def commands(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -
     rolled |= {"micro_batch_tokens": 96, "allow_truncated": "true", "num_mini_batches": 2}
     own: dict[str, dict[str, Any]] = {
         "sft": {"dataset": rows, "max_length": 48, "eval_split": 0.1, "eval_steps": 7},
+        "dpo": compared | {"eval_split": 0.1},
+        "reward": compared | {"max_steps": 2, "bf16": "true"},
         "grpo": rolled | {"num_generations": 4, "beta": 0.05},
     }
 
     def made(verb: str, out: Path, world: int, **changes: object) -> list[str]:
         keys = shared | own[verb] | {"output_dir": out}
-        if verb == "sft":  # rows are asked for by process, prompts are not
+        if verb != "grpo":  # rows are asked for by process, prompts are not
             keys |= {"gradient_accumulation_steps": 4 // world}
         keys |= changes
         return [verb, *(word for key, value in keys.items() for word in (f"--{key.replace('_', '-')}", str(value)))]
@@ -92,9 +98,12 @@ def moved(base: Path, run: Path) -> float:
 
 # The others, of every verb: benchmarks/ranks.py.
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
-    "sft": ("sft", {"strategy": "fsdp"}),
+    "sft": ("sft", {"strategy": "fsdp", "reshard_after_forward": "false"}),
+    "dpo": ("dpo", {"strategy": "fsdp"}),  # the shares are known again: the reference is asked and kept
     "grpo": ("grpo", {}),
 }
+HALF = ("reward", {"strategy": "fsdp"})
+"""In bf16: weights are rounded before the products, which is more than the 1e-5 of the others."""
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +117,9 @@ def both(commands: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFa
     }
     for name, (verb, _) in RUNS.items():
         assert main(commands(verb, found[name][0], 1)) == 0
-    torchrun([commands(verb, found[name][1], 2, **changes) for name, (verb, changes) in RUNS.items()], folder)
-    return found
+    plans = [commands(verb, found[name][1], 2, **changes) for name, (verb, changes) in RUNS.items()]
+    torchrun([*plans, commands(HALF[0], folder / "half", 2, **HALF[1])], folder)
+    return found | {"half": (folder / "half", folder / "half")}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -122,6 +132,16 @@ def test_two_processes_are_one(name: str, both: dict[str, tuple[Path, Path]], ba
     record = json.loads((two / "run.json").read_text())
     assert record["processes"] == 2
     assert record["status"] == "finished"
+
+
+def test_a_score_is_read_in_fp32(both: dict[str, tuple[Path, Path]]) -> None:
+    """Of a model whose shares are put together in bf16."""
+    run, _ = both["half"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["score_mean"] for line in lines if "score_mean" in line]
+    assert len(scores) == 2
+    assert any(torch.tensor(score).bfloat16().float() != torch.tensor(score) for score in scores)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
 def test_shares_are_resumed_by_any_number(

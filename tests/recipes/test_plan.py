@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from posttrain.cli import main
 from posttrain.errors import ConfigError, ModelError
 from posttrain.recipes import plan_probe
 from posttrain.recipes.plan_config import PlanConfig, joined, recognise
+from posttrain.recipes.plan_here import this_machine
 from posttrain.recipes.plan_shape import shape_named
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -86,9 +87,46 @@ def test_every_kind_of_recipe(tmp_path: Path, name: str, stage: str) -> None:
         assert "sampling" in found["step"]["parts"]
 
 
+def test_rollouts_on_servers_are_not_in_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--stage", "grpo", "--hardware", "4xA100-80G", "--model", "llama-7b", "--use-peft", "--reward", "numeric")
+    words += ("--num-prompts", "64", "--sampler-slots", "512")
+    local = planned(tmp_path, *words)
+    served = planned(tmp_path, *words, "--sampler", "http://gpu:8000/v1")
+    assert "servers' memory and the time of their answers are not in this plan" in capsys.readouterr().out
+    assert local["memory"]["moment"] == "sampling"
+    assert served["memory"]["moment"] != "sampling"
+    assert "sampling" in local["step"]["parts"]
+    assert "sampling" not in served["step"]["parts"]
+
+
+def test_checkpoints_are_counted_by_the_steps_of_all_processes(tmp_path: Path, tiny: ModuleType, data: Path) -> None:
+    base = str(tiny.save_base(tmp_path / "base"))
+    words = ("--stage", "sft", "--model", base, "--dataset", str(data), "--data-checks", "off", "--save-steps", "8")
+    words += ("--max-length", "64", "--num-train-epochs", "4", "--hardware")
+    one, eight = planned(tmp_path, *words, "H100"), planned(tmp_path, *words, "8xH100")
+    assert one["steps"] >= 8 > eight["steps"]
+    assert one["disk"]["most"] > one["disk"]["export"]
+    assert eight["disk"]["most"] == eight["disk"]["export"]
+
+
+def test_as_many_gpus_here_as_there_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=int(79.2 * 2**30))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: found)
+    given = dict.fromkeys(("memory_gb", "tflops", "bandwidth_gbs", "link_gbs", "net_gbs", "efficiency"))
+    here = this_machine(shape_named("llama-7b"), tokens=64, given=given, processes=2)
+    assert (here.count, here.device.name) == (2, "H100-80G")
+    assert here.host is not None
+    assert here.host > 0
+
+
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--table"]) == 0
-    assert "| llama-405b | LoRA | 256 |" in capsys.readouterr().out
+    of_h100 = capsys.readouterr().out
+    assert "| llama-405b | LoRA | 256 |" in of_h100
+    assert main(["plan", "--table", "--hardware", "MI300X"]) == 0
+    assert "| llama-7b | full | 1 | 103 | yes |" in capsys.readouterr().out
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,3 +206,18 @@ def restore(policy: Policy, folder: Path) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     set_peft_model_state_dict(policy.model, load_peft_weights(str(folder), device=str(policy.device)))
+
+
+@torch.no_grad()
+def restore_laid(policy: Policy, folder: Path, lay: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    """`restore` into weights that are not whole here: `lay(held, saved)` is what was saved, laid out as `held` is."""
+    if causal_lm(policy.model) is policy.model:
+        saved = load_weights(folder, next(policy.model.parameters()).dtype, type(policy.model)).state_dict()
+        held = policy.model.state_dict()
+    else:
+        from peft import get_peft_model_state_dict, load_peft_weights
+
+        saved = load_peft_weights(str(folder), device="cpu")
+        held = get_peft_model_state_dict(policy.model, save_embedding_layers=False)
+    for name, value in saved.items():
+        held[name].copy_(lay(held[name], value))

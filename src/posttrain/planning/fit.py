@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from posttrain.planning.hardware import Hardware
+from posttrain.planning.hardware import GIB, Hardware
 from posttrain.planning.job import NF4_BITS, Beside, Job, Lora, Rollouts
 from posttrain.planning.memory import Memory, memory
 
@@ -58,7 +58,9 @@ def search(job: Job, hardware: Hardware, estimate: Estimate | None = None) -> Fi
     for knob in knobs(job, hardware):
         found = estimate(knob.job, knob.hardware)
         is_enough = fits(found, knob.hardware)
-        alone.append(Tried(knob.keys, knob.costs, found.total, is_enough))
+        beside = sum(found.host.values()) / GIB
+        costs = f"{knob.costs}; {beside:,.0f} GiB of main memory a device" if beside else knob.costs
+        alone.append(Tried(knob.keys, costs, found.total, is_enough))
         if is_enough and single is None:
             single = knob
     if single is not None:
@@ -102,7 +104,7 @@ def _smaller(job: Job, hardware: Hardware) -> Knob | None:
 
 def _fewer_slots(job: Job, hardware: Hardware) -> Knob | None:
     rolls = job.rollouts
-    if rolls is None or rolls.slots <= 8:
+    if rolls is None or rolls.is_remote or rolls.slots <= 8:
         return None
     made: Rollouts = replace(rolls, slots=8)
     return Knob("sampler_slots 8", "slower sampling", replace(job, rollouts=made), hardware)
@@ -178,7 +180,10 @@ def _more(job: Job, hardware: Hardware) -> Knob | None:
         made = replace(job, processes=count, fsdp=True)
         there = replace(hardware, count=count)
         if fits(memory(made, there.device), there):
-            return Knob(f"{count} devices, strategy fsdp", f"{count // job.processes}x the devices", made, there)
+            costs = f"{count // job.processes}x the devices"
+            if job.rollouts is None:  # each process brings its own; rollouts are shared out
+                costs += ", and as many times the rows of a step"
+            return Knob(f"{count} devices, strategy fsdp", costs, made, there)
         count *= 2
     return None
 

@@ -75,11 +75,6 @@ class Hardware:
         """Machines that they fill."""
         return -(-self.count // self.device.node)
 
-    @property
-    def wire(self) -> float:
-        """Bytes a second, one way, on the slowest link of a ring through all of them."""
-        return self.device.link if self.nodes == 1 else self.device.net
-
     def __str__(self) -> str:
         return f"{self.count}x{self.device.name}"
 

@@ -56,7 +56,8 @@ class Lora:
 @dataclass(frozen=True)
 class Rollouts:
     """One iteration of reinforcement learning. `length`: of an answer, `longest`: what it may have at most.
-    `updates`: passes over what was sampled; `passes`: models that read it before the first step."""
+    `steps`: optimiser steps on what was sampled; `passes`: models that read it before the first; `is_remote`: whether
+    servers sample, whose memory and time are not planned."""
 
     prompts: int
     generations: int
@@ -67,6 +68,7 @@ class Rollouts:
     bytes_a_number: int
     steps: int = 1
     passes: int = 0
+    is_remote: bool = False
 
     @property
     def answers(self) -> int:

@@ -72,7 +72,7 @@ def memory(job: Job, device: Device, *, loose: Loose | None = None) -> Memory:
     if not loose.reuses:
         holes = {HOLES: fleeting(job, job.most, on_cpu=device.is_cpu)}
         moments["backward"] = moments.pop("logits") | moments["backward"] | holes
-    if job.rollouts is not None:
+    if job.rollouts is not None and not job.rollouts.is_remote:
         moments["sampling"] = _sampling(job)
     held = {at: {name: loose.of(name) * size for name, size in parts.items()} for at, parts in moments.items()}
     best, passing = max(held.items(), key=lambda item: sum(item[1].values()))

@@ -156,7 +156,7 @@ def _sampling_s(job: Job, device: Device) -> tuple[float, float]:
     token_s = max(2 * running * numbers / peak, moved / device.bandwidth)
     token_s += CALLS_DECODE * shape.layers * device.call_s
     steps = max(rolls.length, tokens / running)
-    sampling = steps * token_s + forward(shape, read).total / peak
+    sampling = 0.0 if rolls.is_remote else steps * token_s + forward(shape, read).total / peak
     seen = Micro(rolls.prompts * rolls.prompt_length / job.processes + tokens, tokens, 0, rolls.length)
     reading = rolls.passes * forward(shape, seen).total
     reading /= (device.bf16 if job.bf16 else device.fp32) * device.efficiency

@@ -47,5 +47,5 @@ class DistributedKeys(Config):
         if self.strategy == "fsdp" and getattr(self, "load_in_4bit", False):
             raise ValueError("strategy fsdp cannot share out weights of four bits: leave load_in_4bit, or use ddp")
         if self.strategy == "fsdp" and getattr(self, "optim", "adamw_torch_fused") != "adamw_torch_fused":
-            raise ValueError("optim has to be adamw_torch_fused with strategy fsdp: others cannot share out their state")
+            raise ValueError("optim has to be adamw_torch_fused with strategy fsdp: no other can be shared out")
         return self

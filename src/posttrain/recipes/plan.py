@@ -24,7 +24,7 @@ def run(config: Any) -> None:
     """Print the plan and, where asked, write it as JSON."""
     console = Console(highlight=False, soft_wrap=True)
     if config.table:
-        rows = paper_rows()
+        rows = paper_rows() if config.hardware in HERE else paper_rows(parse_hardware(config.hardware).device.name)
         print(paper_table(rows))
         _write(config, rows)
         return

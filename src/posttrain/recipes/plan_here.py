@@ -19,7 +19,7 @@ TRIES = 5
 def this_machine(shape: Shape, *, tokens: int, given: dict[str, float | None], processes: int) -> Hardware:
     """The hardware that a recipe would run on here."""
     if torch.cuda.is_available():
-        return Hardware(_gpu(given), max(processes, torch.cuda.device_count() if processes > 1 else 1))
+        return Hardware(_gpu(given), processes, _available() / processes)
     cores = torch.get_num_threads()
     rates = {dtype: _products(shape, min(tokens, 2048), dtype) for dtype in (torch.float32, torch.bfloat16)}
     found = cpu(

@@ -24,6 +24,7 @@ def job_of(config: Any, stage: str, hardware: Hardware, *, has_fast_bf16: bool, 
         batches, rows = read_batches(config, shape.context, say), config.per_device_train_batch_size
     else:
         batches, rows = rollout_batches(config, rolls, hardware.count)
+    steps = _steps(config, batches, hardware.count)
     job = Job(
         stage,
         shape,
@@ -44,8 +45,8 @@ def job_of(config: Any, stage: str, hardware: Hardware, *, has_fast_bf16: bool, 
         forwards=1.0 if stage == "kto" else 0.0,
         before=0.0 if stage not in REFERENCED else batches.tokens or 0.0,
         rollouts=rolls,
-        steps=_steps(config, batches, hardware.count),
-        checkpoints=_checkpoints(config, batches.steps),
+        steps=steps,
+        checkpoints=_checkpoints(config, steps),
         kept=config.save_total_limit,
         rows=rows,
     )

@@ -21,6 +21,8 @@ def rollouts_of(config: Any, stage: str, has_fast_bf16: bool, say: Say) -> Rollo
     if config.answer_length is None:
         say(f"answers are taken to have {config.max_completion_length} tokens, the most; --answer-length says better")
     steps = config.num_updates * config.num_mini_batches
+    if config.is_remote:
+        say("the sampling servers' memory and the time of their answers are not in this plan")
     is_leashed = stage == "ppo" or bool(config.beta or config.measure_kl)
     passes = int(steps > 1) + int(is_leashed)
     return Rollouts(
@@ -33,6 +35,7 @@ def rollouts_of(config: Any, stage: str, has_fast_bf16: bool, say: Say) -> Rollo
         width,
         steps,
         passes + int(stage == "ppo"),
+        config.is_remote,
     )
 
 

@@ -26,7 +26,7 @@ from posttrain.train.optim import adamw
 from posttrain.train.progress import ProgressBar
 from posttrain.train.report import write_report
 from posttrain.train.runlog import RunFolder, fingerprint
-from posttrain.train.sharding import settle
+from posttrain.train.sharding import offload_activations, settle
 from posttrain.train.trackers import start_trackers
 from posttrain.types import Batch
 
@@ -72,6 +72,8 @@ def fit(
     if config.resume_from_checkpoint and config.strategy == "fsdp":
         checkpoints.restore_before_sharding(policy)
     share_models(config, policy, parts, [reference or held.reference], bf16=shape["bf16"])
+    if config.activation_offloading:
+        offload_activations(policy.model, policy.device)
     held.keep(folder)
     try:
         done = _optimise(config, policy, held.objective, held.stream, measure, checkpoints, folder, console, companion)
@@ -134,7 +136,6 @@ def _optimise(
             evaluation=measure,
             max_grad_norm=config.max_grad_norm,
             bf16=uses_bf16(config, policy),
-            offload=config.activation_offloading,
             logging_steps=config.logging_steps,
             save_steps=config.save_steps,
             resume=config.resume_from_checkpoint,

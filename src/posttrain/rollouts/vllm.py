@@ -87,7 +87,11 @@ class VllmServer(HttpSampler):
         except NoSuchPath:
             return None
         ids = (found or {}).get("tokens")
-        return [int(id) for id in ids] if isinstance(ids, list) else None
+        if isinstance(ids, list) and not all(isinstance(id, int) for id in ids):
+            raise ServerError(
+                f"{self.url}: /tokenize gives tokens that are no ids; is this the address of a vLLM server?"
+            )
+        return ids if isinstance(ids, list) else None
 
     def weights_are(self) -> str:
         """The mark that the last one to hand weights over has left (`mark_weights`); empty where there is none."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from posttrain.errors import TrainError
-from posttrain.models.load import Policy, restore, save
+from posttrain.models.load import Policy, restore, restore_laid, save
 from posttrain.train import distributed
 from posttrain.train.resumable import difference
 from posttrain.train.sharded_checkpoint import has_shards, load_optimizer_of, load_weights_of, save_shards
@@ -206,8 +206,10 @@ class Checkpoints:
         best = self.folder / f"{PREFIX}{state.best_step:08d}"
         if state.best_step < 0 or not best.exists():
             return False
-        if is_sharded(policy.model) and not has_shards(best):
-            raise TrainError(f"{best}: the best weights were written by strategy ddp; resume with it to have them.")
+        if is_sharded(policy.model) and not has_shards(best):  # a run that was begun with another strategy
+            settle(policy.model)
+            restore_laid(policy, best, like)
+            return True
         self._restore(policy, best)
         return True
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from posttrain.train.checkpoint import Checkpoints, State
 from posttrain.train.evaluation import Evaluation, add_metrics, loss_of, mean_metrics
 from posttrain.train.memory import memory_mb
 from posttrain.train.objectives import Objective
-from posttrain.train.offloading import offloading
 from posttrain.train.sharding import engines_of, whole
 from posttrain.types import Batch
 
@@ -121,7 +120,6 @@ def train(
     evaluation: Evaluation | None = None,
     max_grad_norm: float = 1.0,
     bf16: bool = False,
-    offload: bool = False,
     logging_steps: int = 10,
     save_steps: int = 0,
     resume: bool = False,
@@ -132,7 +130,6 @@ def train(
 
     Every loss is a sum, divided once, by the units of the whole step, counted over all processes before the first
     forward: any split into micro-batches or processes gives one gradient. A resumed run equals an uninterrupted one.
-    `offload`: activations wait for the backward in the CPU's memory.
     """
     state, measured = State(), objective.held_out or objective
     if resume:
@@ -147,9 +144,7 @@ def train(
     window, status = _Window(), "finished"
     while state.step < total_steps:
         with _kept(lambda: checkpoints.save(policy, optimizer, state, companion)):
-            norm, lr = _step(
-                policy, stream, objective, optimizer, rate, max_grad_norm, bf16, offload, state, window, companion
-            )
+            norm, lr = _step(policy, stream, objective, optimizer, rate, max_grad_norm, bf16, state, window, companion)
         state.elapsed_s = time.perf_counter() - began
         over = _is_over(companion)
         last, stopping = over or state.step == total_steps, any(distributed.gather(should_stop()))
@@ -195,7 +190,6 @@ def _step(
     rate: Callable[[int], float],
     max_grad_norm: float,
     bf16: bool,
-    offload: bool,
     state: State,
     window: _Window,
     companion: Companion | None,
@@ -210,11 +204,10 @@ def _step(
     device, lr, engines = policy.device, rate(state.step), engines_of(policy.model)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         objective = objective.at_step(policy.model, batches)
-    kept = partial(offloading, device) if offload else nullcontext
     heard: dict[str, torch.Tensor] = {}
     for number, (batch, share) in enumerate(zip(batches, units, strict=True), 1):
         with engines.accumulating(is_last=number == len(batches)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16), kept():
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = loss_of(policy.model, objective, batch.to(device))
             (loss.sum * (0.0 if batch.is_filler else engines.scale) / divisor).backward()
         if batch.is_filler:

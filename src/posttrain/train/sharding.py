@@ -26,6 +26,7 @@ from posttrain.models.load import Policy
 from posttrain.models.logprobs import causal_lm
 from posttrain.models.within import Whole, engine_of, forget_engines, set_engine
 from posttrain.train import distributed
+from posttrain.train.offloading import offloading
 
 # What a model keeps beside its weights is the same everywhere; the option has another name before torch 2.13.
 _NEW = "forward_sync_buffers"
@@ -45,9 +46,11 @@ class Sharding:
 
 @dataclass
 class Engines:
-    """What runs the models of a training loop. `scale`: what a loss is multiplied by before its backward."""
+    """What runs the models of a training loop. `scale`: what a loss is multiplied by before its backward. `away_from`:
+    the device whose activations wait for the backward in the CPU's memory."""
 
     scale: float = 1.0
+    away_from: torch.device | None = None
     replicas: list[DistributedDataParallel] = field(default_factory=list)
 
     @contextmanager
@@ -56,6 +59,8 @@ class Engines:
         with ExitStack() as stack:
             for replica in self.replicas if not is_last else ():
                 stack.enter_context(replica.no_sync())
+            if self.away_from is not None:
+                stack.enter_context(offloading(self.away_from))
             yield
 
 
@@ -65,6 +70,11 @@ _OWN: WeakKeyDictionary[nn.Module, Engines] = WeakKeyDictionary()
 def engines_of(policy: nn.Module) -> Engines:
     """What runs a policy and the models beside it; in one process, nothing."""
     return _OWN.get(policy) or Engines()
+
+
+def offload_activations(policy: nn.Module, device: torch.device) -> None:
+    """Keep in the CPU's memory what a training step of this policy saves on `device` for its backward."""
+    _OWN.setdefault(policy, Engines()).away_from = device
 
 
 def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding | None, device: torch.device) -> None:
