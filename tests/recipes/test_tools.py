@@ -85,7 +85,7 @@ class Calls:
 def test_an_evaluation_with_tools(
     inside: Inside, models: dict[str, Path], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("posttrain.recipes.eval.PolicySampler", Calls)
+    monkeypatch.setattr("posttrain.recipes.eval_asking.PolicySampler", Calls)
     words, own = ["eval", models["chatml"], "--dataset", questions, "--output-dir", tmp_path], tmp_path / "own.py"
     done = inside(*words, "--tools", "calculator")
     assert done.returncode == 0, done.stderr

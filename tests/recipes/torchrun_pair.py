@@ -23,7 +23,8 @@ from posttrain.recipes import processes, training
 from posttrain.train import loop
 from posttrain.train.runlog import RunFolder
 
-RANK, FOLDER, PORTS = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+IS_STARTED = __name__ == "__main__"  # and not looked into for doctests
+RANK, FOLDER, PORTS = (int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]) if IS_STARTED else (0, Path(), [])
 OUT = FOLDER / "out"
 SHARDS = "checkpoint-00000002/sharded"
 WORDS = ["sft", str(FOLDER / "sft.yaml"), "--output-dir", str(OUT), "--max-steps", "4", "--ddp-timeout", "60"]
@@ -137,4 +138,5 @@ def main() -> None:
         (FOLDER / f"said-{RANK}.json").write_text(json.dumps(said))
 
 
-main()
+if IS_STARTED:
+    main()
