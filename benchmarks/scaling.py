@@ -1,4 +1,4 @@
-"""Strong scaling: the same steps in one process and in two, against the ideal that the cores allow.
+"""Strong scaling on the pocket base: the same steps in one process and in two, against the ideal that the cores allow.
 
     python benchmarks/scaling.py
 
@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results") / "scaling.json"
-SHAPES = {
-    "pocket (3.5M)": None,
-    "33M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8},
-}
 # name: processes, threads of each, strategy
 KINDS: dict[str, tuple[int, int, str]] = {
     "one process, one thread": (1, 1, "ddp"),
@@ -32,30 +28,12 @@ KINDS: dict[str, tuple[int, int, str]] = {
 }
 
 
-def model_of(shape: dict[str, int], folder: Path) -> Path:
-    """A random Llama of this shape with the pocket's tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from posttrain.pocket.base import base_folder
-
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(base_folder())
-    for key, value in {**shape, "num_key_value_heads": shape["num_attention_heads"]}.items():
-        setattr(config, key, value)
-    config.head_dim = shape["hidden_size"] // shape["num_attention_heads"]
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base_folder()).save_pretrained(folder)
-    return folder
-
-
-def step_s(model: Path | None, kind: tuple[int, int, str], steps: int, out: Path) -> float:
+def step_s(kind: tuple[int, int, str], steps: int, out: Path) -> float:
     """Median seconds of a step, without the first three."""
     world, threads, strategy = kind
     keys: dict[str, Any] = {"dataset": "pocket", "max_length": 512, "max_steps": steps, "logging_steps": 1}
     keys |= {"bf16": "false", "save_steps": 0, "num_preview_samples": 0, "output_dir": out, "strategy": strategy}
     keys |= {"gradient_accumulation_steps": 8 // world, "overwrite_output_dir": "true"}
-    keys |= {"model": model} if model else {}
     command = [sys.executable]
     if world > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
@@ -77,20 +55,16 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=2)
     chosen = parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {name: [] for name in KINDS}
     with tempfile.TemporaryDirectory() as place:
-        for shape, dimensions in SHAPES.items():
-            model = None if dimensions is None else model_of(dimensions, Path(place) / "model")
-            times: dict[str, list[float]] = {name: [] for name in KINDS}
-            for _ in range(chosen.repeats):
-                for name, kind in KINDS.items():
-                    times[name].append(step_s(model, kind, chosen.steps, Path(place) / "run"))
-            best = {name: min(values) for name, values in times.items()}
-            alone = best["one process, one thread"]
-            told = {name: {"step_s": round(s, 4), "speed-up": round(alone / s, 2)} for name, s in best.items()}
-            found[shape] = told
-            for name, row in told.items():
-                print(f"{shape:14} {name:28} {row['step_s']:8.3f} s   x{row['speed-up']:.2f}", flush=True)
+        for _ in range(chosen.repeats):
+            for name, kind in KINDS.items():
+                times[name].append(step_s(kind, chosen.steps, Path(place) / "run"))
+    best = {name: min(values) for name, values in times.items()}
+    alone = best["one process, one thread"]
+    found = {name: {"step_s": round(s, 4), "speed-up": round(alone / s, 2)} for name, s in best.items()}
+    for name, row in found.items():
+        print(f"{name:28} {row['step_s']:8.3f} s   x{row['speed-up']:.2f}", flush=True)
     if (chosen.steps, chosen.repeats) == (10, 2):
         RESULTS.write_text(json.dumps({"found": found, "hardware": hardware()}, indent=1) + "\n", encoding="utf-8")
     return 0
