@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +225,3 @@ NAMED: dict[str, Shape] = {
     "llama3-70b": _llama("llama3-70b", 80, 8192, 28672, 64, 8, 128_256, 131_072),
     "llama-405b": _llama("llama-405b", 126, 16384, 53248, 128, 8, 128_256, 131_072),
 }
-
-
-def with_vocabulary(shape: Shape, vocab: int) -> Shape:
-    """The shape once its embedding has room for so many tokens."""
-    return shape if vocab <= shape.vocab else replace(shape, vocab=vocab)

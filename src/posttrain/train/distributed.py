@@ -131,11 +131,6 @@ def launch_id() -> str:
     return os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
-def barrier() -> None:
-    """Wait for all."""
-    gather(None)
-
-
 def total(*numbers: float) -> list[float]:
     """Each number summed over all processes, in fp64."""
     if world() == 1:
@@ -207,18 +202,6 @@ def together(work: Callable[[], T]) -> T:
 def by_main(work: Callable[[], T]) -> T | None:
     """`work()` of rank 0 alone, and what it gave there; the others wait for it and fail where it fails."""
     return together(lambda: work() if is_main() else None)
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """A block that rank 0 runs through before the others, which then find what it has kept."""
-    if not is_main():
-        barrier()
-    try:
-        yield
-    finally:
-        if is_main():
-            barrier()
 
 
 MEND = "Start all of them with one recipe, the same flags and the same version."
