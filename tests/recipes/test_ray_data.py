@@ -153,6 +153,21 @@ def test_silence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     line.close()
 
 
+def test_a_line_that_is_left_in_the_middle_of_a_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of Ray Data's that went on would connect this process to Ray again after it has let go."""
+    monkeypatch.setattr(ray_line, "Worker", Echoing)
+    monkeypatch.setattr(ray_line, "END_S", 0.5)
+    line = ray_line.Line(Held("echo", str(tmp_path / "first")), Workers(1), print)
+    line.put(Job("echo", ["row"]))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "first").exists():
+        assert time.monotonic() < deadline, "no worker has begun"
+        time.sleep(0.05)
+    line.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
+    assert not any(thread.is_alive() for thread in line.threads)
+
+
 def test_the_jobs_of_a_dead_node_are_done_on_the_other(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

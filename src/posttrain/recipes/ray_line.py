@@ -16,7 +16,7 @@ from posttrain.errors import PosttrainError
 from posttrain.recipes.ray_cluster import Workers
 from posttrain.recipes.ray_desk import Desk
 from posttrain.recipes.ray_jobs import Done, Held
-from posttrain.recipes.ray_source import source
+from posttrain.recipes.ray_source import batches, source, stop
 from posttrain.recipes.ray_words import quiet_ray
 from posttrain.recipes.ray_worker import Worker
 
@@ -43,8 +43,9 @@ class Line:
         self.desk = self.ray.remote(Desk).options(**options).remote()
         self.nodes = self._alive()
         self.rows = source(self.desk, Worker, (self.desk, held, workers.cpus), workers, here)
-        for work in (self._drain, self._watch):
-            threading.Thread(target=work, daemon=True).start()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._drain, self._watch)]
+        for thread in self.threads:
+            thread.start()
 
     def put(self, job: Any) -> int:
         """Hand in a job; its number."""
@@ -71,16 +72,21 @@ class Line:
             yield from found
 
     def close(self) -> None:
-        """End the pipeline; jobs that no worker has yet are dropped."""
+        """End the pipeline; jobs that no worker has yet are dropped. No thread of it calls Ray afterwards."""
         self.desk.close.remote()
         with self.changed:
-            self.changed.wait_for(lambda: self.failed is not None, END_S)
+            has_ended = self.changed.wait_for(lambda: self.failed is not None, END_S)
+        if not has_ended:
+            stop(self.rows)
+        with self.changed:
             self.failed = self.failed or PosttrainError("the Ray pipeline was left before its end")
             self.changed.notify_all()
+        for thread in self.threads:
+            thread.join(END_S)
 
     def _drain(self) -> None:
         try:
-            for batch in self.rows:
+            for batch in batches(self.rows):
                 for row in batch["found"]:
                     self._take(pickle.loads(row))
             failed: BaseException = PosttrainError("the Ray pipeline has ended")

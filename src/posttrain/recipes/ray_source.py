@@ -1,15 +1,16 @@
 """Ray Data: a source that gives a desk's jobs as they come, and the map over a pool of workers."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from posttrain.recipes.ray_cluster import Workers
 
 
-def source(desk: Any, worker: type, given: tuple[Any, ...], workers: Workers, here: str) -> Iterator[Any]:
-    """Batches of what `worker(*given)` makes of the jobs at the desk, in the order in which they are done. The reader
-    and its blocks stand on machine `here`, the driver's, so that no other one's death takes jobs along."""
+def source(desk: Any, worker: type, given: tuple[Any, ...], workers: Workers, here: str) -> Any:
+    """The dataset of what `worker(*given)` makes of the jobs at the desk, in the order in which they are done. The
+    reader and its blocks stand on machine `here`, the driver's, so that no other one's death takes jobs along."""
     import ray
     import ray.data
 
@@ -25,7 +26,7 @@ def source(desk: Any, worker: type, given: tuple[Any, ...], workers: Workers, he
         rows = ray.data.read_datasource(
             _jobs(desk), override_num_blocks=1, num_cpus=0, label_selector={"ray.io/node-id": here}
         )
-        done = rows.map_batches(
+        return rows.map_batches(
             worker,
             fn_constructor_args=given,
             batch_size=None,
@@ -35,7 +36,20 @@ def source(desk: Any, worker: type, given: tuple[Any, ...], workers: Workers, he
         )
     finally:
         ray.data.DataContext._set_current(before)
-    return iter(done.iter_batches(batch_size=None, prefetch_batches=0))
+
+
+def batches(dataset: Any) -> Iterator[Any]:
+    """What comes out of it, as it comes."""
+    return iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
+
+
+def stop(dataset: Any) -> None:
+    """End what may never end by itself, such as a job whose worker waits for a node that is gone. Ray Data's own thread
+    would go on, and connect this process to Ray again after it has let go."""
+    name = f"StreamingExecutor-{dataset.get_dataset_id()}"
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.shutdown(force=True)  # type: ignore[attr-defined]
 
 
 def _jobs(desk: Any) -> Any:
