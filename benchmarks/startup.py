@@ -31,7 +31,7 @@ VERBS: dict[str, list[str]] = {
     "dpo": [],
     "reward": [],
     "ppo": ["--reward-model", "{reward}"],
-    "grpo": ["--reward", "numeric"],
+    "grpo": ["--reward", "length:20-60"],
 }
 PARTS = {
     "models": ("recipes.policy:load_policy", "recipes.ppo_models:load_models"),

@@ -273,9 +273,9 @@ def test_any_tokens_can_be_read(syntax_of: Callable[[str], ToolSyntax], name: st
         found = syntax.read(ids)
         assert not (found.problems and found.message.tool_calls)
     mark = syntax.tokenizer(syntax.shape.open or "<|python_tag|>", add_special_tokens=False)["input_ids"]
-    began = time.monotonic()
+    began = time.thread_time()
     assert syntax.read(mark * 4000).problems
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,10 @@ def test_ppo_with_every_make_of_value_model(
         (["--max-prompt-length", "2"], "no prompt has at most 2 tokens; raise max_prompt_length"),
         (["--eval-steps", "2"], "eval_steps needs eval_dataset"),
         (["--reward", "numeric", "--check-gold", "--dataset", "{odd}"], "reward numeric"),
+        (
+            ["--reward", "numeric", "--dataset", "{bare}"],
+            "judge none of 2 prompts; the first: ValueError: {bare}:1 has no",
+        ),
         (["--check-gold"], "none of digits compares with a gold answer"),
         (["--stop-at-peak-of", "digit", "--measure-kl"], "there is no reward of that name: digits"),
         (["--max-kl", "5"], "max_kl needs measure_kl"),
@@ -194,6 +198,16 @@ def test_what_cannot_work_is_refused_before_the_first_step(
     assert done.returncode == 2
     assert said in done.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_prompts_without_answers_are_refused_by_a_reward_that_compares(
+    inside: Command, base: Path, rewards: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "how many?"}\n{"prompt": "how few?"}\n')
+    done = inside(*words("grpo", base, bare, rewards, tmp_path / "run", "--reward", "numeric"))
+    assert done.returncode == 2
+    assert f"{bare}: reward numeric can judge none of 2 prompts; the first: ValueError: {bare}:1 has no" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.rollouts.grading import SILENT, Grader, Weighted, as_rollout, check_gold, each, error_counts
+from posttrain.rollouts.grading import (
+    SILENT,
+    Grader,
+    Weighted,
+    as_rollout,
+    check_gold,
+    each,
+    error_counts,
+    why_unjudged,
+)
+from posttrain.rollouts.rewards.numbers import numeric
 from posttrain.types import Message, Prompt, Rollout, Score
 
 ASK = Prompt((Message("user", "How many?"),), "file:1", answer="3")
@@ -152,6 +162,15 @@ def test_more_new_answers_than_the_cache_holds() -> None:
     texts = [str(n) for n in range(9)]
     found = Grader([Weighted("slow", Counting(), cached=True)], limit=2).grade(said(*texts))
     assert [rollout.reward for rollout in found] == [float(text == "3") for text in texts]
+
+
+def test_a_reward_that_can_judge_nothing() -> None:
+    bare = replace(ASK, answer="")
+    assert (
+        why_unjudged([bare, bare], numeric()) == "ValueError: file:1 has no gold answer; name it `answer` in the data"
+    )
+    assert not why_unjudged([bare, ASK], numeric())
+    assert not why_unjudged([], numeric())
 
 
 def test_gold_answers() -> None:

@@ -281,6 +281,19 @@ def test_groups_without_a_signal_are_replaced() -> None:
     assert told["zero_signal"] == told["left_out_groups"] / sum(calls)
 
 
+def test_where_nothing_is_known_nothing_more_is_sampled() -> None:
+    calls: list[int] = []
+
+    def roll(prompts: Sequence[Prompt], seed: int, version: int) -> Groups:  # noqa: ARG001
+        calls.append(len(prompts))
+        return [[Rollout(p, (1,), (2,), (True,), (-0.1,), (), number=i) for i in range(2)] for p in prompts]
+
+    broken = Weighted("broken", lambda rollouts: [Score(0.0, error="away")] * len(rollouts))
+    _, told = Collector(PROMPTS, roll, Grader([broken]), 4, 0, dynamic=True).collect(0)
+    assert calls == [4]
+    assert told["grader_errors"] == 1
+
+
 def test_every_prompt_comes_once_an_epoch_and_a_state_goes_on() -> None:
     seen: list[str] = []
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from posttrain.errors import ConfigError, DataError
 from posttrain.recipes.rollout_config import RolloutConfig
-from posttrain.rollouts.grading import Weighted, check_gold
+from posttrain.rollouts.grading import Weighted, check_gold, why_unjudged
 from posttrain.types import Prompt
 
 
@@ -14,6 +14,19 @@ def require_named(config: RolloutConfig, names: Sequence[str]) -> None:
     wanted = config.stop_at_peak_of
     if wanted is not None and wanted not in names and config.environment is None:
         raise ConfigError(f"stop_at_peak_of is {wanted!r}, and there is no reward of that name: {', '.join(names)}.")
+
+
+def require_judged(prompts: Sequence[Prompt], rewards: Sequence[Weighted], config: RolloutConfig) -> None:
+    """Raises DataError where a reward that compares with gold answers has none in the whole data. An environment may
+    bring answers of its own."""
+    if config.environment is not None:
+        return
+    for weighted in rewards:
+        if weighted.has_gold and (why := why_unjudged(prompts, weighted.reward)):
+            raise DataError(
+                f"reward {weighted.name} can judge none of {len(prompts):,} prompts; the first: {why}",
+                file=", ".join(entry.path for entry in config.dataset),
+            )
 
 
 def require_gold(prompts: Sequence[Prompt], rewards: Sequence[Weighted], config: RolloutConfig) -> None:

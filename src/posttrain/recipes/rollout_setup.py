@@ -15,7 +15,7 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.models.load import Policy, context_length
 from posttrain.recipes.dataset_config import DatasetEntry
 from posttrain.recipes.rewards import recipe_rewards
-from posttrain.recipes.rollout_checks import require_gold, require_named
+from posttrain.recipes.rollout_checks import require_gold, require_judged, require_named
 from posttrain.recipes.rollout_config import RolloutConfig
 from posttrain.recipes.rollout_vllm import server_sampler
 from posttrain.recipes.sample_prompts import read_prompts
@@ -70,6 +70,7 @@ def set_up(config: RolloutConfig, policy: Policy, console: Console, rewards: Seq
         entries = [_held_out(entry) for entry in config.eval_dataset]
         held_out = offered(read_prompts(entries, config.max_eval_samples, say), box)
         held_out = _fitting(config, policy, held_out, say)
+    require_judged(prompts, graders, config)
     if config.check_gold:
         require_gold(prompts, graders, config)
     decoding = Decoding(

@@ -155,6 +155,18 @@ def check_gold(
     return GoldReport(len(asked), len(prompts) - len(asked), failures)
 
 
+def why_unjudged(prompts: Sequence[Prompt], reward: Reward) -> str:
+    """Why a reward has an error for every one of the prompts, whatever is answered: what it says of the first. Empty
+    where it can judge one of them."""
+    errors = ""
+    for prompt in prompts:
+        score = _scored(reward, [as_rollout(prompt, "")])[0]
+        if score is None or not score.error:
+            return ""
+        errors = errors or score.error
+    return errors
+
+
 def as_rollout(prompt: Prompt, text: str, token_ids: Sequence[int] = (), *, finish: str = "stop") -> Rollout:
     """An answer as text, so that a reward can judge it, with its token ids where they were kept. Nothing is known of
     its prompt's tokens nor of log-probabilities: those are 0."""

@@ -49,8 +49,8 @@ class Collector:
             found = self._round(self.num_prompts - len(kept), version)
             everything += found
             kept += [group for group in found if has_signal(group)] if self.dynamic else found
-            if len(kept) == self.num_prompts:
-                break
+            if len(kept) == self.num_prompts or not any(rollout.is_known for group in found for rollout in group):
+                break  # where graders fail on everything, more of it would only delay that it is said
         told = rollout_metrics(everything)
         told["rollout_s"] = time.perf_counter() - started
         told["rollout_tokens_per_s"] = sum(sum(r.chosen) for g in everything for r in g) / told["rollout_s"]

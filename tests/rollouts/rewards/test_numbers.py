@@ -83,9 +83,9 @@ def test_boxes() -> None:
     ids=lambda text: text[:8],
 )  # fmt: skip
 def test_hostile_text_takes_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     read_number(text)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_verdicts() -> None:
