@@ -103,7 +103,7 @@ def main() -> None:
     from process import hardware, must_be_unchanged, source_hash
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "ray_kill.json")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "ray_kill.json")
     parser.add_argument("--kill", nargs="+", default=["nothing", "worker", "node"], help="What is killed, in turn.")
     asked = parser.parse_args()
     before, rows = source_hash(), {}
@@ -119,8 +119,14 @@ def main() -> None:
     must_be_unchanged(before)
     for row in rows.values():
         row |= {name: round(value, 2) for name, value in row.items() if name.endswith("_s")}
-    found = {"command": "python benchmarks/ray_kill.py", "steps": STEPS, "save_steps": SAVE, "killed_after": KILL_AT}
-    asked.out.write_text(json.dumps(found | {"hardware": hardware(), "runs": rows}, indent=1) + "\n")
+    found = {
+        "command": f"python benchmarks/ray_kill.py --kill {' '.join(asked.kill)}",
+        "steps": STEPS,
+        "save_steps": SAVE,
+        "killed_after": KILL_AT,
+    }
+    told = json.dumps(found | {"hardware": hardware() | {"threads_used": 1}, "runs": rows}, indent=1)
+    asked.output.write_text(told + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

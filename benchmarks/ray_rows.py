@@ -2,7 +2,7 @@
 
 Every way runs the whole command in a process of its own, which pays its start; what the start costs is taken from a
 second run with a few prompts: rows a second are those of the rest. The files of all ways must be the same.
-`python benchmarks/ray_rows.py [--prompts 256] [--out benchmarks/results/ray_rows.json]`
+`python benchmarks/ray_rows.py [--prompts 256] [--output benchmarks/results/ray_rows.json]`
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "ray_rows.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "ray_rows.json")
     given = parser.parse_args()
     before, runs = source_hash(), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,8 @@ def main() -> None:
                         {"way": way, "repeat": repeat, "prompts": count, **timed(way, count, given, Path(folder))}
                     )
                     print(f"{way}: {count:,} prompts in {runs[-1]['wall_s']:.1f} s", flush=True)
-        same = len({Path(run.pop("file")).read_bytes() for run in runs if run["prompts"] == given.prompts}) == 1
+        files = [(run["prompts"], Path(run.pop("file"))) for run in runs]
+        same = len({file.read_bytes() for count, file in files if count == given.prompts}) == 1
     must_be_unchanged(before)
     figures = {way: figure([run for run in runs if run["way"] == way], given) for way in WAYS}
     alone = figures["one process"]["answers_per_s"]
@@ -59,7 +60,7 @@ def main() -> None:
         "figures": figures,
         "runs": runs,
     }
-    given.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    given.output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"same_file": same, **figures}, indent=1))
     if not same:
         raise SystemExit("error: the ways wrote different files")

@@ -67,9 +67,10 @@ def _dispatch(argv: list[str]) -> int:
 
     path, flags = parse_flags(model, rest)
     config = load(model, path, flags)
-    from posttrain import allocator
+    from posttrain import allocator, openmp
 
-    # The C allocator reads its settings once, so they must be in place before torch is loaded by the recipe.
+    # The C libraries read their settings once, so they must be in place before torch is loaded by the recipe.
+    openmp.tune()
     allocator.tune()
     return resolve_name(VERBS[verb][1])(config) or 0
 

@@ -18,7 +18,7 @@ LEVELS = (
     {"train", "evals", "feedback", "synthesis", "serve", "pocket", "planning"},
     {"rollouts"},
     {"data", "models"},
-    {"types", "errors", "intervals", "allocator", "verbs"},
+    {"types", "errors", "intervals", "allocator", "openmp", "verbs"},
     {"packed_types"},
 )
 LEVEL = {room: depth for depth, level in enumerate(LEVELS) for room in level}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, PosttrainError
 from posttrain.recipes import ray_line, ray_models
 from posttrain.recipes.ray_cluster import Workers, cluster, quiet_ray
 from posttrain.recipes.ray_jobs import Held, Job
@@ -166,6 +166,8 @@ def test_a_line_that_is_left_in_the_middle_of_a_job_ends(tmp_path: Path, monkeyp
     line.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
     assert not any(thread.is_alive() for thread in line.threads)
+    with pytest.raises(PosttrainError, match="the Ray pipeline"):  # of a thread that does not know yet
+        line.put(Job("echo", ["late"]))
 
 
 def test_the_jobs_of_a_dead_node_are_done_on_the_other(

@@ -1,6 +1,7 @@
 """A training verb in the workers of a real Ray cluster of this machine, two nodes of one processor each; what needs no
 cluster is tested without one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,11 @@ from posttrain.train.interrupt import ASKED
 ray = pytest.importorskip("ray", reason="needs Ray Train: pip install 'posttrain[ray]'")
 pytest.importorskip("ray.train.torch", reason="needs Ray Train: pip install 'posttrain[ray]'")
 STEPS, KILL_AT = 150, 8
+REWARD = '''
+def score(rollout):
+    """Something that differs within a group: how often a letter was said."""
+    return sum(message.content.count("s") for message in rollout.messages) / 4
+'''
 MEMORY = {"object_store_memory": 80 * 2**20}
 
 
@@ -114,6 +120,27 @@ def test_two_nodes_equal_one_process_though_a_worker_is_killed(
     assert logged == list(range(1, STEPS + 1))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # no mark is left beside it
     assert_same(out, one)
+
+
+def test_rollouts_of_two_nodes_are_those_of_one_process(
+    nodes: Any, base: Path, rows: Path, inside: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rewards.py").write_text(REWARD)
+    words = ["grpo", "--model", base, "--dataset", rows, "--reward", f"{tmp_path / 'rewards.py'}:score"]
+    words += ["--max-steps", "6", "--num-prompts", "6", "--num-generations", "4", "--max-completion-length", "12"]
+    words += ["--num-mini-batches", "2", "--micro-batch-tokens", "96", "--allow-truncated", "--beta", "0.05"]
+    words += ["--no-bf16", "--learning-rate", "1e-3"]
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    for name, flags in (("one", ()), ("two", ("--launcher", "ray", "--num-processes", 2))):
+        done = inside(*words, "--output-dir", tmp_path / name, *flags)
+        assert done.returncode == 0, done.stderr
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    assert_same(tmp_path / "two", one)
+    before = load_file(base / "model.safetensors")
+    assert any(
+        (one[name] - before[name]).abs().max() > 1e-3 for name in before if one[name].shape == before[name].shape
+    )
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
 
 
 def test_without_restarts_a_kill_is_one_sentence_and_the_checkpoint_goes_on_anywhere(
@@ -328,6 +355,36 @@ def test_deaths_are_counted_and_a_wait_is_told_once(monkeypatch: pytest.MonkeyPa
     assert isinstance(error, TrainError)
     assert str(error).startswith("worker 0 died: too, after 1 restart. What was saved")
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+def test_who_listens_ends_with_the_training(monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None) -> None:
+    """A thread that went on would call Ray after it is let go, which ends the process at once and without a word."""
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    before, desk, heard = threading.active_count(), Beside(), threading.Event()
+    told = Told(SimpleNamespace(max_restarts=0, num_processes=2), print)
+    monkeypatch.setattr(told, "add", lambda words: heard.set() if any(words) else None)
+    desk.desk.tell("out", "step 1\n")
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        told.listening(desk, lambda: True),
+    ):
+        assert heard.wait(60)
+        if error:
+            raise error
+    assert threading.active_count() == before
+    assert desk.desk.is_asked_to_stop
+
+
+def test_a_terminal_that_is_gone_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    desk, stopped = Beside(), threading.Event()
+    monkeypatch.setattr(desk.desk, "stop", stopped.set)
+    desk.desk.tell("out", "step 1\n")
+    told = Told(SimpleNamespace(max_restarts=0, num_processes=2), print)
+    monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
+    with pytest.raises(BrokenPipeError), told.listening(desk, lambda: False):
+        assert stopped.wait(60)
 
 
 def test_no_room_within_the_time() -> None:

@@ -7,21 +7,17 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from posttrain.errors import ConfigError, DataError, ModelError, PosttrainError
-from posttrain.recipes import ray_jobs, ray_sample, ray_spread, ray_words, ray_worker
-from posttrain.recipes.config import load
-from posttrain.recipes.judge_config import JudgeConfig
-from posttrain.recipes.ray_cluster import Workers, cluster
+from posttrain.errors import ConfigError, PosttrainError
+from posttrain.recipes import ray_sample, ray_spread
+from posttrain.recipes.ray_cluster import Workers
 from posttrain.recipes.ray_jobs import Done, Held, Job
 from posttrain.recipes.ray_models import HeldModel
 from posttrain.recipes.ray_servers import Servers
-from posttrain.recipes.ray_worker import Worker
-from posttrain.recipes.sample_config import SampleConfig
 from posttrain.rollouts.asking import Ask, Manner
 from posttrain.rollouts.endpoint import ServerError
 from posttrain.types import Message
@@ -271,114 +267,3 @@ def test_servers_that_are_all_away(judge_server: ModuleType) -> None:
         Servers(replace(given, urls=given.urls[1:])).ask(0, asks, lambda model, some: model.say(some, Manner()))
     with pytest.raises(ConfigError, match=r"on machine .* of the Ray cluster: api_key_env names NO_SUCH_KEY"):
         Servers(replace(given, server=(("api_key_env", "NO_SUCH_KEY"),)))
-
-
-class Desk:
-    """A desk that counts by itself."""
-
-    def __init__(self, tries: int) -> None:
-        self.begin = SimpleNamespace(remote=lambda *_: tries)
-        self.end = SimpleNamespace(remote=lambda *_: None)
-
-
-def worker(held: Held, *, tries: int = 1) -> Worker:
-    made = object.__new__(Worker)
-    made.desk, made.held, made.cpus, made._model = Desk(tries), held, 1.0, None
-    made.who, made.node, made.ray = "machine:7", "node", SimpleNamespace(get=lambda found: found)
-    return made
-
-
-def done_by(one: Worker, job: Job) -> Done:
-    (content,) = one({"number": [4], "job": [pickle.dumps(job)]})["found"]
-    found: Done = pickle.loads(content)
-    assert found.number == 4
-    return found
-
-
-def test_a_worker_of_another_version_says_so() -> None:
-    found = done_by(worker(Held("m", versions=(("posttrain", "9.9"), ray_jobs.VERSIONS[1]))), Job("say", ["x"]))
-    assert isinstance(found.error, ConfigError)
-    assert "posttrain is " in str(found.error)
-    assert "and 9.9 where the command was started" in str(found.error)
-
-
-def test_other_weights_on_a_worker_are_refused(chat: Path) -> None:
-    found = done_by(worker(Held("m", str(chat), weights="beefbeef")), Job("sample", [], (None,)))
-    assert isinstance(found.error, ModelError)
-    assert "has other weights in" in str(found.error)
-
-
-def test_a_job_that_ends_every_worker_is_given_up() -> None:
-    found = done_by(worker(Held("m"), tries=ray_worker.MOST_TRIES + 1), Job("say", ["x", "y"]))
-    assert isinstance(found.error, PosttrainError)
-    assert "the same 2 rows ended 3 workers" in str(found.error)
-    assert "fewer workers on a machine" in str(found.error)
-    # And one that another worker has done meanwhile is not begun.
-    assert done_by(worker(Held("m"), tries=0), Job("say", ["x"])).results == ()
-
-
-def test_a_bug_in_a_worker_shows_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = done_by(worker(Held("m")), Job("no_such_method", ["x"]))
-    assert "AttributeError" in found.trace
-    monkeypatch.setattr(Here, "put", lambda *_: 0)
-    monkeypatch.setattr(Here, "wait", lambda *_: iter([replace(found, number=0)]))
-    config = load(SampleConfig, None, {"dataset": "x", "output": "y.jsonl", "ray": "auto"})
-    with (
-        pytest.raises(RuntimeError, match=r"a worker of m broke:\n(.|\n)*AttributeError"),
-        ray_spread.Spread(config, tmp_path / "kept.jsonl", print) as spread,
-    ):
-        spread.all(Held("m"), "say", ["x"])
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({"ray": "ray://head:10001"}, "over which Ray Data does not run"),
-        ({"ray": "head"}, "expected local, auto, or HOST:PORT"),
-        ({"num_workers": "2"}, "num_workers is given and ray is not"),
-        ({"worker_gpus": "1"}, "worker_gpus is given and ray is not"),
-    ],
-)
-def test_keys_that_do_not_fit(flags: dict[str, str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        load(SampleConfig, None, {"dataset": "pocket", "output": "a.jsonl", **flags})
-
-
-def test_several_servers_need_ray() -> None:
-    given = {"judge": "m", "dataset": "x.jsonl", "judge_url": "http://a/v1,http://b/v1"}
-    with pytest.raises(ConfigError, match="judge_url names several servers"):
-        load(JudgeConfig, None, given)
-    assert load(JudgeConfig, None, {**given, "ray": "local"}).num_workers == 1
-
-
-def test_errors_of_ray_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    exceptions = pytest.importorskip("ray.exceptions", reason="needs Ray: pip install 'posttrain[ray]'")
-    for error, words in (
-        (exceptions.OutOfMemoryError("killed"), "ran out of memory: give each more room"),
-        (exceptions.WorkerCrashedError(), "a Ray worker died and could not be started again"),
-        (exceptions.RayError("No module named 'posttrain'"), "lacks posttrain: install posttrain there"),
-        (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.1"), "has other versions than this"),
-        (exceptions.RayError("odd"), "Ray failed: odd"),
-    ):
-        told = ray_words.plain(error)
-        assert isinstance(told, PosttrainError)
-        assert words in str(told)
-        assert "\n" not in str(told)
-    assert ray_words.plain(ValueError("ours")) is None
-    own = DataError("mend it")
-    assert ray_words.plain(own) is own
-    monkeypatch.setattr(ray_words, "heard", ["2 workers were killed due to memory pressure (OOM)"])
-    assert "ran out of memory" in str(ray_words.plain(exceptions.WorkerCrashedError()))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_nobody_at_the_address() -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'posttrain[ray]'")
-    with pytest.raises(ConfigError, match=r"no Ray cluster can be reached at 127.0.0.1:9 .*start one with `ray start"):
-        cluster("127.0.0.1:9", Workers(1), print).__enter__()
-
-
-def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'posttrain\[ray\]'"):
-        ray_words.quiet_ray()

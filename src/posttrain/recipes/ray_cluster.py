@@ -49,14 +49,14 @@ def cluster(address: str, workers: Workers, say: Say) -> Iterator[None]:
     """
     ray = quiet_ray()
     is_ours = not ray.is_initialized()
-    if is_ours:
-        _connect(ray, address, workers.alone)
     try:
+        if is_ours:
+            _connect(ray, address, workers.alone)
         _require_room(ray, workers, address, say)
         yield
     except Exception as error:
         told = plain(error)
-        if told is None:
+        if told is None or told is error:
             raise
         raise told from error
     finally:
@@ -79,7 +79,7 @@ def _connect(ray: Any, address: str, alone: str) -> None:
                 _require_listener(address)
             with silenced():
                 ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises a bare one where a start takes too long
             raise (plain(error) or ConfigError(_unreachable(address, error, alone))) from error
 
 
@@ -90,8 +90,10 @@ def _require_listener(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception, alone: str) -> str:
-    where = "on this machine" if address in ("auto", "local") else f"at {address}"
     said = str(error).strip().split("\n")[0][:200]
+    if address == "local":
+        return f"Ray could not be started on this machine ({said}); where it is busy, run the same command again"
+    where = "on this machine" if address == "auto" else f"at {address}"
     return f"no Ray cluster can be reached {where} ({said}); start one with `ray start --head`, or {alone}"
 
 

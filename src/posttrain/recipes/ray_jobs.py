@@ -12,14 +12,14 @@ VERSIONS = (("posttrain", __version__), ("Python", ".".join(platform.python_vers
 
 @dataclass(frozen=True)
 class Held:
-    """The model of a pool of workers. `place`: folder or name that a worker loads it from. `weights`: their digest, the
-    same wherever they are. `slots`: answers written at once. `dtype` of the decoding (`cpu_dtype` in its stead on a
-    CPU); left out, the sampler's choice. `urls`: servers of the model, where it is not loaded; `server`: how they are
-    asked."""
+    """The model of a pool of workers. `place`: folder or name that a worker loads it from. `digest`: of its weights and
+    tokenizer, the same wherever they are. `slots`: answers written at once. `dtype` of the decoding (`cpu_dtype` in its
+    stead on a CPU); left out, the sampler's choice. `urls`: servers of the model, where it is not loaded; `server`: how
+    they are asked."""
 
     name: str
     place: str = ""
-    weights: str = ""
+    digest: str = ""
     slots: int = 32
     dtype: str | None = None
     cpu_dtype: str | None = None

@@ -48,8 +48,10 @@ class Line:
             thread.start()
 
     def put(self, job: Any) -> int:
-        """Hand in a job; its number."""
+        """Hand in a job; its number. Raises what ended the pipeline."""
         with self.changed:
+            if self.failed is not None:  # Ray may be let go already, and a thread not know of it
+                raise self.failed
             if not self.num_put - len(self.taken):
                 self.silent_since = time.monotonic()
             self.desk.put.remote(self.num_places, self.num_put, pickle.dumps(job))

@@ -15,8 +15,7 @@ from posttrain.models.load import Policy
 from posttrain.recipes.policy import load_packed, resolve_model
 from posttrain.recipes.ray_jobs import Held
 from posttrain.recipes.ray_servers import Servers
-from posttrain.recipes.sample_answers import weights_digest
-from posttrain.recipes.text_model import text_model
+from posttrain.recipes.text_model import local_identity, text_model
 from posttrain.rollouts.asking import Ask, Manner, Said, Weighed
 from posttrain.rollouts.policy import PolicySampler
 from posttrain.rollouts.sampling import Completion, Decoding, Request
@@ -36,7 +35,7 @@ class HeldModel:
 
     @cached_property
     def policy(self) -> Policy:
-        """The model. ModelError where its weights are not those that the driver named."""
+        """The model. ModelError where it is not the one that the driver has."""
         folder = self._folder()
         return load_packed(folder)
 
@@ -96,14 +95,22 @@ class HeldModel:
                 now[name] = now.get(name, 0) + count
         new = {name: count - self._spent.get(name, 0) for name, count in now.items()}
         self._spent = now
-        return new, self.servers.failures() if self.held.urls else []
+        servers = self.__dict__.get("servers")  # not where making them is what failed
+        return new, servers.failures() if servers else []
 
     def _folder(self) -> str:
         folder = resolve_model(self.held.place)
-        found = weights_digest(folder).get("weights", "")
-        if found != self.held.weights:
+        found = model_digest(folder)
+        if found != self.held.digest:
+            what = "other weights, or another tokenizer," if found else "no model"
             raise ModelError(
-                f"{self.held.name}: machine {socket.gethostname()} of the Ray cluster has {'other' if found else 'no'} "
-                f"weights in {folder}; put the model's folder where all machines see the same"
+                f"{self.held.name}: machine {socket.gethostname()} of the Ray cluster has {what} in {folder}; put the "
+                "model's folder where all machines see the same"
             )
         return folder
+
+
+def model_digest(folder: str) -> str:
+    """Of the weights, the tokenizer and its chat template in a folder; empty where none are in it."""
+    found = local_identity(folder)
+    return "" if "model" in found else " ".join(found.values())

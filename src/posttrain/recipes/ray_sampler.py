@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from transformers import AutoConfig
 
+from posttrain.errors import ModelError
 from posttrain.models.load import Policy, base_of, check_place, load_tokenizer
 from posttrain.recipes.ray_jobs import Held
+from posttrain.recipes.ray_models import model_digest
 from posttrain.recipes.ray_spread import Spread
-from posttrain.recipes.sample_answers import weights_digest
 from posttrain.rollouts.sampling import Completion, Decoding, Request
 
 Given = TypeVar("Given")
@@ -35,14 +36,20 @@ def held_model(name: str, folder: str, **how: Any) -> Held:
     """The model of a folder or a Hub name for workers. `pocket` is in each one's own package; other folders are meant
     to be the same on all machines."""
     place = name if name == "pocket" else str(Path(folder).resolve()) if Path(folder).is_dir() else folder
-    return Held(name, place, weights_digest(folder).get("weights", ""), **how)
+    return Held(name, place, model_digest(folder), **how)
 
 
 def outline(folder: str) -> Policy:
-    """A policy without weights: the tokenizer, the name, and the configuration, which knows the context."""
-    place = check_place(folder)
+    """A policy without weights: the tokenizer, the name, and the configuration, which knows the context. Raises
+    ModelError where there is none."""
+    place, tokenizer = check_place(folder), load_tokenizer(folder)
     base = base_of(place) if (place / "adapter_config.json").is_file() else folder
-    return Policy(SimpleNamespace(config=AutoConfig.from_pretrained(base)), load_tokenizer(folder), str(folder))
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).strip().split("\n")[0]
+        raise ModelError(f"{base}: the model's config.json cannot be read: {said}") from error
+    return Policy(SimpleNamespace(config=config), tokenizer, str(folder))
 
 
 def side_by_side(

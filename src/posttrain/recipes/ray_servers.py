@@ -50,9 +50,6 @@ class Servers:
                 break
         if fatal is not None and all(one is None for one in found):
             raise fatal
-        for each in left:  # the servers behind failed for all: these had an error of their own, or have that one
-            if found[each] is None:
-                raise fatal or ServerError("no server answered")
         return found
 
     def failures(self) -> list[tuple[str, int, str]]:

@@ -27,8 +27,8 @@ class Spread:
     """Asks models in the workers of a cluster, which is reached at the first question that `kept` does not answer.
 
     `kept`: a file of answers as they come, one line each under the key of what was asked; the next call goes on from
-    there. It is removed when the block ends well: then all of it is in the verb's own output. `num_models`: pools of
-    workers that there are to be side by side.
+    there. It is removed when the block ends well and no question was left without an answer: then all of it is in the
+    verb's own output. `num_models`: pools of workers that there are to be side by side.
     """
 
     def __init__(self, config: RayKeys, kept: str | Path, say: Say, *, num_models: int = 1, anew: bool = False) -> None:
@@ -39,7 +39,7 @@ class Spread:
         self.spent: dict[Held, Spent] = {}
         self.away: dict[str, tuple[int, str]] = {}
         self._lines: dict[Held, Line] = {}
-        self._lock, self._stack = threading.RLock(), ExitStack()
+        self._lock, self._stack, self._has_failed = threading.RLock(), ExitStack(), False
 
     def __enter__(self) -> Self:
         if self.kept.rows:
@@ -47,7 +47,7 @@ class Spread:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is None:
+        if kind is None and not self._has_failed:
             self.kept.path.unlink(missing_ok=True)
         for line in self._lines.values():
             line.close()
@@ -109,6 +109,7 @@ class Spread:
             for server, count, last in done.away:
                 before = self.away.get(server, (0, ""))[0]
                 self.away[server] = (before + count, last)
+            self._has_failed = self._has_failed or done.error is not None
         if done.trace:
             raise RuntimeError(f"a worker of {held.name} broke:\n{done.trace}")
         if isinstance(done.error, PosttrainError):
@@ -117,5 +118,5 @@ class Spread:
 
 def _key(held: Held, op: str, item: Any, common: tuple[Any, ...]) -> str:
     """Of all that an answer depends on; not of how many are asked at once, nor of where."""
-    model = [held.name, held.weights or held.place, held.urls[:1], held.dtype, held.cpu_dtype]
+    model = [held.name, held.digest or held.place, held.urls[:1], held.dtype, held.cpu_dtype]
     return hashlib.sha256(repr([model, op, item, common]).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -7,7 +7,6 @@ RAY_ADDRESS, else the one that runs on this machine.
 
 import os
 import secrets
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from posttrain.recipes.ray_train_worker import Job, versions, work
 from posttrain.train.checkpoint import PREFIX
 from posttrain.train.interrupt import Interrupt
 from posttrain.train.runlog import RunFolder
-
-LOOK_S = 0.1
 
 
 def launch(config: Any) -> int:
@@ -73,32 +70,19 @@ def _run(config: Any, job: Job, kept: str) -> int:
     here = ray.get_runtime_context().get_node_id()
     beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=beside).remote()
-    trainer, failed = _trainer(config, job, desk, kept), []
-
-    def fit() -> None:
+    trainer, told, failed = _trainer(config, job, desk, kept), Told(config, _say), None
+    with Interrupt() as interrupt, told.listening(desk, interrupt), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own parts among each other
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Ray's own parts among each other
-                trainer.fit()
+            trainer.fit()
         except Exception as error:
-            failed.append(error)
-
-    told, fitting = Told(config, _say), threading.Thread(target=fit, daemon=True)
-    with Interrupt() as interrupt:
-        fitting.start()  # outside the main thread, where Ray takes no signals over
-        asked = False
-        while fitting.is_alive():
-            fitting.join(LOOK_S)
-            if interrupt() and not asked:
-                desk.stop.remote()
-                asked = True
-            told.add(ray.get(desk.take.remote()))
+            failed = error
     if told.code is not None:
         return told.code
-    if asked and not told.failed:
+    if interrupt.requested and not told.failed:
         _say(f"stopped; go on with:\n  {command(_again(config))}")
         return 130
-    raise told.error(failed[0] if failed else None)
+    raise told.error(failed)
 
 
 def _trainer(config: Any, job: Job, desk: Any, kept: str) -> Any:
@@ -119,8 +103,14 @@ def _trainer(config: Any, job: Job, desk: Any, kept: str) -> Any:
     gpus = int(quiet_ray().cluster_resources().get("GPU", 0))
     if 0 < gpus < config.num_processes:
         raise ConfigError(f"the cluster has {gpus} GPUs for {config.num_processes} processes: lower num_processes")
+
+    class Trainer(torch.TorchTrainer):  # type: ignore[misc, name-defined]
+        """In this process."""
+
+        def _register_sigint_handler(self, controller: Any) -> None: ...  # a Ctrl-C is ours
+
     threads = {"OMP_NUM_THREADS": str(max(1, int(config.worker_cpus)))}
-    return torch.TorchTrainer(
+    return Trainer(
         work,
         train_loop_config={"job": job, "desk": desk},
         torch_config=torch.TorchConfig("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=config.ddp_timeout),

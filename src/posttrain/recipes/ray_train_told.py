@@ -2,15 +2,18 @@
 
 import re
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from posttrain.errors import PosttrainError, TrainError
 from posttrain.recipes.ray_train_desk import Word
+from posttrain.recipes.ray_words import quiet_ray
 from posttrain.train import distributed
 
-PATIENCE_S = 30.0
+PATIENCE_S, LOOK_S = 30.0, 0.1
 PLACE = re.compile(r"node_ip='([^']+)'")
 WHOLE = "What was saved up to the last checkpoint is whole: go on with --resume-from-checkpoint"
 
@@ -38,6 +41,33 @@ class Told:
             elif kind == "died":
                 self._died(text)
         self._tell_of_wait()
+
+    @contextmanager
+    def listening(self, desk: Any, is_interrupted: Callable[[], bool]) -> Iterator[None]:
+        """Hear what the desk has, and tell it of a Ctrl-C, until the block ends. The thread that does so ends before
+        it: one that went on after Ray was let go would take the whole process along."""
+        ray, over, broken = quiet_ray(), threading.Event(), list[Exception]()
+
+        def listen() -> None:
+            try:
+                while not over.wait(LOOK_S):
+                    if is_interrupted():
+                        desk.stop.remote()
+                    self.add(ray.get(desk.take.remote()))
+            except Exception as error:  # such as of a terminal that is gone
+                broken.append(error)
+                desk.stop.remote()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if broken:
+            raise broken[0]
+        self.add(ray.get(desk.take.remote()))
 
     def _died(self, text: str) -> None:
         self.deaths.append(text)

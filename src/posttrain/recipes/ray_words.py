@@ -18,6 +18,7 @@ heard: list[str] = []
 def quiet_ray() -> Any:
     """The module, told to report to nobody and to leave the terminal alone. ConfigError where it is not installed."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that is late would start a cluster of its own
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ half writes to the terminal past Python
     try:
         import ray
