@@ -8,11 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from posttrain.models.load import Policy
+from posttrain.recipes import ppo_models
+from posttrain.recipes.ppo_config import PpoConfig
 
 STEPS = 20
 REWARD = '''
@@ -162,6 +167,21 @@ def test_shares_are_resumed_by_any_number(
         weights, loss = gaps(one, tmp_path / run)
         assert weights < 1e-5
         assert loss < 1e-5
+
+
+@pytest.mark.parametrize(("strategy", "is_shared"), [("ddp", True), ("fsdp", False)])
+def test_a_reward_adapter_shares_no_weights_that_are_taken_apart(
+    strategy: str, is_shared: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 takes the policy's tensors to the device, and would leave the adapter and the head upon them behind."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(ppo_models, "adapter_reward", lambda *_, **__: "on the policy's base")
+    monkeypatch.setattr(ppo_models, "_value", lambda *_: SimpleNamespace(is_shared=True))
+    monkeypatch.setattr(ppo_models, "model_reward", lambda scorer, **_: scorer)
+    given = {"model": str(base), "dataset": "pocket", "reward_model": str(tmp_path), "use_peft": True}
+    config = PpoConfig.model_validate(given | {"strategy": strategy})
+    _, (scorer,) = ppo_models.load_models(config, Policy(None, None, "policy"))
+    assert scorer == ("on the policy's base" if is_shared else str(tmp_path))
 
 
 def test_a_step_of_other_rows_is_refused(

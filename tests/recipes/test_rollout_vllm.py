@@ -10,8 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from posttrain.errors import ConfigError
+from posttrain.models.load import Policy
 from posttrain.recipes.config import load
 from posttrain.recipes.grpo_config import GrpoConfig
+from posttrain.recipes.rollout_vllm import server_sampler
+from posttrain.rollouts.sampling import Decoding
+from posttrain.train import distributed
 
 Command = Callable[..., Any]
 REWARD = """
@@ -128,6 +132,8 @@ def test_a_run_whose_last_server_dies_goes_on_without_losing_or_repeating_a_prom
     again_words = words("dead", *more, "--sampler", again.url, "--resume-from-checkpoint")
     found = inside(*again_words)
     assert found.returncode == 0, found.stderr
+    labels = {place.name.rpartition("-v")[0] for place in (tmp_path / "dead" / "handed_over").iterdir()}
+    assert len(labels) == 1, "weights of the run that ended are not kept beside those of this one"
     asked = [json.dumps(group["prompt"]) for group in lines(tmp_path / "dead", "samples.jsonl") if "rollouts" in group]
     assert len(set(asked)) == len(asked) == 12
     assert "base" not in again.seen()["names"], "no rollout is the base's"
@@ -194,6 +200,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"sampler": ["http://a/v1", "http://a/v1/"]}, "names one server twice"),
     "alone": ({"max_staleness": 1}, "max_staleness needs sampler"),
     "no adapter": ({"sampler": "http://a/v1", "weight_transfer": "adapter"}, "needs use_peft"),
+    "merged in four bits": (
+        {"sampler": "http://a/v1", "weight_transfer": "reload", "use_peft": True, "load_in_4bit": True},
+        "load_in_4bit true does not allow: use weight_transfer adapter",
+    ),
+    "merged in shares": (
+        {"sampler": "http://a/v1", "weight_transfer": "reload", "use_peft": True, "strategy": "fsdp"},
+        "strategy fsdp does not allow: use weight_transfer adapter",
+    ),
     "too stale": ({"sampler": "http://a/v1", "max_staleness": 1, "num_mini_batches": 2}, "use 2, or 0"),
     "uncorrected": ({"sampler": "http://a/v1", "max_staleness": 1, "correction": "none"}, "needs a correction"),
 }
@@ -204,3 +218,11 @@ def test_keys_that_do_not_agree_say_so(case: str) -> None:
     given, told = WRONG[case]
     with pytest.raises(ConfigError, match=told):
         load(GrpoConfig, None, {"model": "pocket", "dataset": ["pocket"], "reward": ["numeric"]} | given)
+
+
+def test_processes_wait_for_each_other_longer_than_for_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"model": "pocket", "dataset": ["pocket"], "reward": ["numeric"], "sampler": "http://a/v1"}
+    config = load(GrpoConfig, None, given | {"sampler_timeout": 600, "ddp_timeout": 600})
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(ConfigError, match="sampler_timeout 600 is not under ddp_timeout 600"):
+        server_sampler(config, Policy(None, None, "pocket"), Decoding(4), lambda _: None)

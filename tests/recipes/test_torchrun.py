@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from posttrain.errors import TrainError
 from posttrain.recipes import torchrun, torchrun_told
 from posttrain.recipes.parting import LOST
-from posttrain.recipes.processes import again
+from posttrain.recipes.processes import again, spoken
 from posttrain.recipes.sft_config import SftConfig
 from posttrain.train import distributed
 from posttrain.train.interrupt import Interrupt
@@ -96,6 +96,7 @@ def said(place: Path, tiny: ModuleType) -> list[dict[str, dict[str, Any]]]:
         (place / name).mkdir()
         (place / name / "rows.jsonl").write_text(text)
         (place / name / "base").symlink_to(place / "base")
+    (place / "text.txt").write_text("It is a long way to the capital of 7.\n" * 20)
     script, ports = Path(__file__).with_name("torchrun_pair.py"), free_ports(20)
     pair = [
         subprocess.Popen(
@@ -145,8 +146,23 @@ def test_one_process_says_what_is_wrong_and_both_end(said: list[dict[str, dict[s
     assert SENTENCES[name] in words
 
 
+def test_the_run_folder_has_the_words_of_whoever_failed(said: list[dict[str, dict[str, Any]]]) -> None:
+    """And not that the first process, which writes it, misses another one."""
+    assert [each["refused"]["code"] for each in said] == [2, 2]
+    assert [each["refused"]["err"] for each in said] == ["", "error: this process alone knows why.\n"]
+    record = said[0]["refused"]["record"]
+    assert record["status"] == "failed"
+    assert record["result"]["error"] == "another process of this run ended: this process alone knows why."
+
+
+def test_the_fisher_information_is_that_of_one_process(said: list[dict[str, dict[str, Any]]]) -> None:
+    assert [each["rounded"]["code"] for each in said] == [0, 0], [each["rounded"]["err"] for each in said]
+    assert said[0]["rounded"]["record"]["status"] == "finished"
+
+
 def test_a_bug_shows_its_trace_once(said: list[dict[str, dict[str, Any]]]) -> None:
-    assert said[0]["bug"] == {"code": 2, "err": "", "out": said[0]["bug"]["out"]}
+    assert said[0]["bug"]["code"] == 2
+    assert said[0]["bug"]["err"] == ""
     assert said[1]["bug"]["code"] == 1
     assert said[1]["bug"]["err"].strip().endswith("ValueError: a bug of this process alone")
 
@@ -169,6 +185,23 @@ def test_a_process_that_is_killed_is_missed_in_one_sentence(said: list[dict[str,
     assert words.startswith("error: another process of this run ended or does not answer (")
     assert words.endswith("go on with --resume-from-checkpoint, or start with --max-restarts to do so by itself.\n")
     assert words.count("\n") == 1
+
+
+def test_shards_that_one_process_did_not_finish_are_no_checkpoint(
+    said: list[dict[str, dict[str, Any]]], place: Path, inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on from the one before, and takes them away."""
+    assert "killed" in said[0]
+    left = sorted(path.name for path in (place / "out").glob("checkpoint-*"))
+    assert left == ["checkpoint-00000002", "checkpoint-00000004.partial"]
+    monkeypatch.chdir(place)
+    on = ["--resume-from-checkpoint", "--gradient-accumulation-steps", 2, "--max-steps", 4]
+    done = inside("sft", place / "sft.yaml", "--output-dir", place / "out", *on)
+    assert done.returncode == 0, done.stderr
+    whole = sorted(path.name for path in (place / "out").glob("checkpoint-*"))
+    assert whole == ["checkpoint-00000002", "checkpoint-00000004"]
+    lines = [json.loads(line) for line in (place / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_a_killed_process_comes_back_and_ends_as_if_nothing_had_been(place: Path, posttrain: Any) -> None:
@@ -204,6 +237,29 @@ def test_ctrl_c_saves_in_all_processes_and_says_how_to_go_on(place: Path) -> Non
     assert done.stdout.count("go on with:\n  posttrain sft") == 1
     assert "--launcher torchrun --num-processes 2 --max-restarts 2" in done.stdout.splitlines()[-1]
     assert json.loads((place / "stopped" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_the_command_to_go_on_is_torchruns_where_a_person_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process alone would make a step of fewer rows, and be refused."""
+    recipe = SftConfig.model_validate({"dataset": ["rows.jsonl"]})
+    assert spoken(recipe) == "posttrain sft --dataset rows.jsonl"
+    monkeypatch.setattr(distributed, "_STORE", [torch.distributed.HashStore()])
+    started = {"RUN_ID": "none", "MAX_RESTARTS": "0"}
+    for key, value in started.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{key}", value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    assert spoken(recipe) == "torchrun --nproc-per-node 4 -m posttrain sft --dataset rows.jsonl"
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert spoken(recipe) == (
+        "torchrun --nproc-per-node 4 --nnodes 2 --node-rank NODE_RANK --master-addr FIRST_MACHINE --master-port PORT "
+        "--max-restarts 3 -m posttrain sft --dataset rows.jsonl"
+    )
+    own = recipe.model_copy(update={"launcher": "torchrun", "num_processes": 4})
+    assert spoken(own) == "posttrain sft --dataset rows.jsonl --launcher torchrun --num-processes 4"
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # met in some other way, which nobody here knows
+    assert spoken(recipe) == "posttrain sft --dataset rows.jsonl"
 
 
 def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import cli
-from posttrain.recipes import processes, training
-from posttrain.train import loop
+from posttrain.errors import TrainError
+from posttrain.recipes import processes, protect, training
+from posttrain.train import checkpoint, loop
 from posttrain.train.runlog import RunFolder
 
 IS_STARTED = __name__ == "__main__"  # and not looked into for doctests
@@ -29,6 +30,7 @@ OUT = FOLDER / "out"
 SHARDS = "checkpoint-00000002/sharded"
 WORDS = ["sft", str(FOLDER / "sft.yaml"), "--output-dir", str(OUT), "--max-steps", "4", "--ddp-timeout", "60"]
 ANEW, ON = [*WORDS, "--overwrite-output-dir"], [*WORDS, "--resume-from-checkpoint", "--strategy", "fsdp"]
+HELD = ["--protect", "ewc", "--protect-dataset", str(FOLDER / "text.txt"), "--max-steps", "1"]
 SHORT_S = 3
 
 
@@ -65,8 +67,19 @@ def sleeping(*args: Any, _step: Callable[..., Any] = loop._step) -> Any:
     return _step(*args)
 
 
-def killed(*_: Any, **__: Any) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
+def killed(folder: Path, *args: Any, _save: Callable[..., Any] = checkpoint.save_shards) -> Any:
+    if "4" in folder.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _save(folder, *args)
+
+
+def refused(*_: Any, **__: Any) -> Any:
+    raise TrainError("this process alone knows why.")
+
+
+def rounded(*args: Any, _measure: Callable[..., Any] = protect.fisher_diagonal, **kwargs: Any) -> Any:
+    """As on another device, where the last digit may be another."""
+    return {name: value.nextafter(value + 1) for name, value in _measure(*args, **kwargs).items()}
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -97,6 +110,8 @@ def scenarios() -> Iterator[tuple[str, list[str], contextlib.AbstractContextMana
     yield "reading", ANEW, ready
     os.chdir(FOLDER)
     yield "bug", ANEW, instead(training, "share_models", broken, 1)
+    yield "refused", ANEW, instead(loop, "_step", refused, 1)
+    yield "rounded", [*ANEW, *HELD], instead(protect, "fisher_diagonal", rounded, 1)
     yield "full metrics", ANEW, instead(RunFolder, "write", full, 0)
     yield "full shard", [*ANEW, "--strategy", "fsdp"], small_disk(1)
     yield "good", [*ANEW, "--strategy", "fsdp"], ready
@@ -111,7 +126,7 @@ def scenarios() -> Iterator[tuple[str, list[str], contextlib.AbstractContextMana
     yield "other model", [*ON, "--model", "wider"], ready_with(lambda _: None)
     yield "other rows", [*ON, "--gradient-accumulation-steps", "3"], ready_with(lambda _: None)
     yield "hang", [*ANEW, "--ddp-timeout", str(SHORT_S)], instead(loop, "_step", sleeping, 1)
-    yield "killed", ANEW, instead(loop, "_step", killed, 1)
+    yield "killed", [*ANEW, "--strategy", "fsdp"], instead(checkpoint, "save_shards", killed, 1)
 
 
 def ready_with(change: Callable[[Path], Any]) -> contextlib.AbstractContextManager[None]:
@@ -126,6 +141,12 @@ def run(words: list[str]) -> int:
         return int(stop.code or 0)
 
 
+def recorded() -> Any:
+    """What the run folder says of the last run that began to write."""
+    record = OUT / "run.json"
+    return json.loads(record.read_text()) if RANK == 0 and record.exists() else {}
+
+
 def main() -> None:
     os.environ |= {"RANK": str(RANK), "LOCAL_RANK": str(RANK), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     said: dict[str, dict[str, Any]] = {}
@@ -134,7 +155,7 @@ def main() -> None:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), wrong:
             code = run(words)
-        said[name] = {"code": code, "err": err.getvalue(), "out": out.getvalue()}
+        said[name] = {"code": code, "err": err.getvalue(), "out": out.getvalue(), "record": recorded()}
         (FOLDER / f"said-{RANK}.json").write_text(json.dumps(said))
 
 

@@ -13,6 +13,8 @@ from posttrain.data.batch import pack
 from posttrain.losses.pairs import pair_loss
 from posttrain.models.load import Policy
 from posttrain.models.lora import add_lora
+from posttrain.models.within import forget_engines, set_engine
+from posttrain.train import objectives
 from posttrain.train.objectives import Objective, answers_of, kto_objective, pair_objective
 from posttrain.train.reference import Referenced, with_reference
 from posttrain.types import Batch, Pair, Sample, Segment
@@ -135,6 +137,23 @@ def test_pairs_may_be_split_in_any_way(
         value, found = gradient(policy, objective, [pack([samples[i] for i in part]) for part in split])
     assert value == pytest.approx(whole, rel=1e-12)
     assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_baseline_is_asked_where_the_model_computes(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under FSDP2 with cpu_offload that is not where its weights wait."""
+    policy = tiny.policy("llama")
+    batch = pack([referenced(policy, rated(tiny))[0]])
+
+    def asked(_: object, batch: Batch) -> None:
+        raise LookupError(batch.input_ids_T.device.type)
+
+    monkeypatch.setattr(objectives, "answers_of", asked)
+    set_engine(policy.model, lambda call: call(), torch.device("meta"))
+    with pytest.raises(LookupError, match="meta"):
+        objectives._log_ratios(policy.model, batch)
+    forget_engines()
+    with pytest.raises(LookupError, match="cpu"):
+        objectives._log_ratios(policy.model, batch)
 
 
 @SPLITS

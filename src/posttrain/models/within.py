@@ -9,12 +9,14 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 Found = TypeVar("Found")
 Engine = Callable[[Callable[[], Any]], Any]
 
 _ENGINES: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
+_PLACES: WeakKeyDictionary[nn.Module, torch.device] = WeakKeyDictionary()
 _INSIDE: ContextVar[frozenset[int]] = ContextVar("inside", default=frozenset())
 
 
@@ -30,9 +32,9 @@ class Whole(nn.Module):
         return call()
 
 
-def set_engine(model: nn.Module, engine: Engine) -> None:
-    """From now on what is computed with `model` runs inside `engine(call)`."""
-    _ENGINES[model] = engine
+def set_engine(model: nn.Module, engine: Engine, place: torch.device) -> None:
+    """From now on what is computed with `model` runs inside `engine(call)`, on the device `place`."""
+    _ENGINES[model], _PLACES[model] = engine, place
 
 
 def engine_of(model: nn.Module) -> Engine | None:
@@ -40,9 +42,15 @@ def engine_of(model: nn.Module) -> Engine | None:
     return _ENGINES.get(model)
 
 
+def place_of(model: nn.Module) -> torch.device:
+    """Where it computes: under an engine its weights may wait elsewhere."""
+    return _PLACES.get(model) or next(model.parameters()).device
+
+
 def forget_engines() -> None:
     """Let go of all of them: an engine holds its model."""
     _ENGINES.clear()
+    _PLACES.clear()
 
 
 def within(model: nn.Module, call: Callable[[], Found]) -> Found:

@@ -89,7 +89,7 @@ def _part(error: BaseException, config: Any) -> NoReturn:
         distributed.wait_for_told()
     else:
         _tell(error)
-        distributed.has_told()
+        distributed.has_told("" if is_lost else _words(error))
     if isinstance(error, KeyboardInterrupt):
         raise SystemExit(130)
     raise SystemExit(2 if isinstance(error, PosttrainError) else 1)
@@ -111,6 +111,11 @@ def _tell(error: BaseException) -> None:
         print("interrupted", file=sys.stderr, flush=True)
     elif not isinstance(error, BrokenPipeError):  # whoever read our words went away
         traceback.print_exception(error)
+
+
+def _words(error: BaseException) -> str:
+    """For those that only miss this process: its sentence, or what kind of fault it was."""
+    return str(error) if isinstance(error, PosttrainError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _note(error: BaseException) -> None:

@@ -17,6 +17,7 @@ from posttrain.models.qlora import load_4bit
 from posttrain.models.vocabulary import grow_embeddings
 from posttrain.pocket.base import base_folder
 from posttrain.recipes.good_model import good_model
+from posttrain.train import distributed
 
 
 def resolve_model(name: str) -> str:
@@ -89,8 +90,15 @@ def checkpoint_activations(model: Any) -> None:
 
 
 def _keep_base(config: Any, policy: Policy) -> Path:
-    """A new adapter names the folder of its base, so what was merged becomes a folder beside the run."""
+    """A new adapter names the folder of its base, so what was merged becomes a folder beside the run; of several
+    processes one writes it."""
     folder = Path(f"{config.output_dir.rstrip('/')}-base")
+    distributed.by_main(lambda: _write_base(config, policy, folder))
+    policy.model.name_or_path = policy.model.config._name_or_path = str(folder)
+    return folder
+
+
+def _write_base(config: Any, policy: Policy, folder: Path) -> None:
     mark = folder / "merged_from.txt"
     if folder.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == config.model):
         raise ConfigError(
@@ -100,8 +108,6 @@ def _keep_base(config: Any, policy: Policy) -> Path:
     if not (config.resume_from_checkpoint and folder.exists()):
         save(policy, folder)
         mark.write_text(config.model, encoding="utf-8")
-    policy.model.name_or_path = policy.model.config._name_or_path = str(folder)
-    return folder
 
 
 def fit_length(config: Any, policy: Policy, say: Callable[[str], None]) -> Any:

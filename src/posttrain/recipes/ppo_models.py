@@ -17,7 +17,9 @@ def load_models(config: PpoConfig, policy: Policy) -> tuple[ValueModel, list[Wei
     on_base = config.use_peft and folder is not None and (Path(folder) / "adapter_config.json").is_file()
     rewards = []
     if folder is not None:
-        scorer: Any = adapter_reward(policy, folder, attn=config.attn) if on_base else folder
+        # What is shared out takes the base's tensors apart, and gives the reward's own to no device.
+        shares_base = on_base and config.strategy != "fsdp"
+        scorer: Any = adapter_reward(policy, folder, attn=config.attn) if shares_base else folder
         rewards.append(model_reward(scorer, tokenizer=policy.tokenizer))
     value = _value(config, policy, folder, on_base)
     if config.gradient_checkpointing and not value.is_shared:

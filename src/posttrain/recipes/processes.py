@@ -14,6 +14,7 @@ from rich.console import Console
 
 from posttrain import __version__
 from posttrain.errors import ConfigError
+from posttrain.recipes.config import command
 from posttrain.recipes.parting import parting
 from posttrain.recipes.sharing import FREE
 from posttrain.train import distributed
@@ -81,6 +82,21 @@ def _versions() -> dict[str, str]:
 def _launched() -> float:
     """When the first of the launchers began, in seconds since 1970."""
     return -distributed.largest(-psutil.Process(os.getppid()).create_time())
+
+
+def spoken(config: Any) -> str:
+    """The command line that starts the same processes again: torchrun's, where a person has called that. With fewer
+    processes a step would have fewer rows. Of several machines it does not name the first, nor which one this is."""
+    words = command(config)
+    if config.launcher != "none" or not (distributed.has_met() and distributed.launch_id()):
+        return words
+    machines, restarts = os.environ["GROUP_WORLD_SIZE"], os.environ["TORCHELASTIC_MAX_RESTARTS"]
+    flags = f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
+    if machines != "1":
+        flags += f" --nnodes {machines} --node-rank NODE_RANK --master-addr FIRST_MACHINE --master-port PORT"
+    if restarts != "0":
+        flags += f" --max-restarts {restarts}"
+    return f"torchrun {flags} -m {words}"
 
 
 def again(config: Any, since: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from posttrain.errors import ConfigError
@@ -94,14 +95,22 @@ def _fisher(
     bf16: bool,
     say: Say,
 ) -> Mapping[str, Tensor]:
-    """The Fisher information of all that is trained, measured once; a resumed run reads what the first one measured."""
+    """The Fisher information of all that is trained, measured once; a resumed run reads what the first one measured.
+    Of several processes one measures for all: another device may round the last digit the other way."""
     homes = {shift.name: shift.home for shift in shifts if shift.home is not None}
     path = folder.path / FILE
-    if config.resume_from_checkpoint and path.exists():
-        fisher = read_fisher(path, homes)
-    else:
+
+    def found() -> Mapping[str, Tensor]:
+        if config.resume_from_checkpoint and path.exists():
+            return read_fisher(path, homes)
         say("measuring the Fisher information of the base on its own text")
-        fisher = fisher_diagonal(policy, homes, text.rows(FISHER_ROWS), seed=config.seed, bf16=bf16)
+        return fisher_diagonal(policy, homes, text.rows(FISHER_ROWS), seed=config.seed, bf16=bf16)
+
+    measured = distributed.by_main(found)
+    fisher = {}
+    for name, home in homes.items():
+        own = torch.empty(0) if measured is None else measured[name].cpu()
+        fisher[name] = distributed.from_main(own).to(home.device)
     held.fisher, digest = dump_fisher(fisher)
     held.inputs.append({"path": FILE, "sha256": digest})
     return fisher

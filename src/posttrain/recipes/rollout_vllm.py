@@ -3,6 +3,7 @@
 import copy
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,15 +27,18 @@ TRIES = 2  # further attempts at a request, before another server is asked
 def server_sampler(config: RolloutConfig, policy: Policy, decoding: Decoding, say: Say) -> VllmSampler:
     """The sampler of a run whose rollouts come from servers. Raises ConfigError where a server, its model or its
     tokenizer does not fit, or none of them answers."""
+    if distributed.world() > 1 and config.sampler_timeout >= config.ddp_timeout:
+        raise ConfigError(
+            f"sampler_timeout {config.sampler_timeout:g} is not under ddp_timeout {config.ddp_timeout}, after which "
+            "processes that have their answers give up on one that waits for servers: lower it, or raise ddp_timeout"
+        )
     label = distributed.from_main(f"posttrain-{secrets.token_hex(4)}")
     transfer: Transfer = AdapterTransfer(label) if config.transfer == "adapter" else ReloadTransfer(label)
     transfer.check(policy)
     is_lora = config.transfer == "adapter"
-    if config.use_peft and not is_lora and config.strategy == "fsdp":
-        raise ConfigError(
-            "weight_transfer reload would merge an adapter that is in shares: use weight_transfer adapter"
-        )
     place = Path(config.weight_transfer_dir or Path(config.output_dir) / "handed_over").resolve()
+    if config.weight_transfer_dir is None:  # nobody else's: a run that was killed has left its last weights there
+        distributed.by_main(lambda: shutil.rmtree(place, ignore_errors=True))
     names = distributed.from_main(distributed.by_main(lambda: _introduced(config, policy, say))) or {}
     servers = [_server(config, policy, url, name) for url, name in names.items()]
     return VllmSampler(

@@ -11,7 +11,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.load import Policy
 from posttrain.models.precision import has_fast_bf16
 from posttrain.models.reference import Reference
-from posttrain.recipes.config import command
+from posttrain.recipes.processes import spoken
 from posttrain.recipes.protect import protect
 from posttrain.recipes.sharing import settings_of, share_models
 from posttrain.recipes.training_rate import rate_of
@@ -84,7 +84,7 @@ def fit(
         raise
     if done.status == "interrupted":
         again = config.model_copy(update={"resume_from_checkpoint": True, "overwrite_output_dir": False})
-        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {command(again)}")
+        console.print(f"saved at step {done.state.step} of {done.total_steps}; go on with:\n  {spoken(again)}")
         folder.end(done.status, result_of(done))
     return done
 

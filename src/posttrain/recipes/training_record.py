@@ -3,7 +3,7 @@
 from typing import Any
 
 from posttrain.models.load import Policy
-from posttrain.recipes.config import command
+from posttrain.recipes.processes import spoken
 from posttrain.train.loop import Run
 
 
@@ -12,7 +12,7 @@ def record_of(config: Any, policy: Policy, inputs: list[dict[str, Any]]) -> dict
     anew = config.model_copy(update={"resume_from_checkpoint": False})
     return {
         "verb": config.verb,
-        "command": command(anew),
+        "command": spoken(anew),
         "config": config.model_dump(),
         "seeds": {"seed": config.seed},
         "inputs": inputs,

@@ -290,10 +290,18 @@ def is_first_to_tell() -> bool:
         return True
 
 
-def has_told() -> None:
-    """This process has said why the run ends."""
+def has_told(words: str = "") -> None:
+    """This process has said why the run ends, in these words; empty where it knows no more than that one is gone."""
     with suppress(RuntimeError):
-        _STORE[0].set("told", "")
+        _STORE[0].set("told", words)
+
+
+def told() -> str:
+    """The words in which another process has said why the run ends, before it left; empty where none has."""
+    with suppress(RuntimeError):
+        if has_met() and _STORE[0].check(["told"]):
+            return _STORE[0].get("told").decode()
+    return ""
 
 
 def wait_for_told() -> None:
@@ -334,6 +342,8 @@ def lost(error: BaseException) -> str:
     """The sentence for a process that the others have left."""
     if isinstance(error, Lost):
         return str(error)
+    if words := told():
+        return f"another process of this run ended: {words}"
     return (
         f"another process of this run ended or does not answer ({_first_line(error)}). What was saved up to the last "
         "checkpoint is whole: go on with --resume-from-checkpoint, or start with --max-restarts to do so by itself."

@@ -13,6 +13,7 @@ from posttrain.losses.reward import reward_loss
 from posttrain.losses.sft import Loss, sft_loss
 from posttrain.models.logprobs import token_logps
 from posttrain.models.reward import answer_scores
+from posttrain.models.within import place_of
 from posttrain.train import distributed
 from posttrain.types import Batch, Judged
 
@@ -73,7 +74,7 @@ def _step_ratios(model: nn.Module, batches: Sequence[tuple[Batch, bool]]) -> Ten
 @torch.no_grad()
 def _log_ratios(model: nn.Module, batch: Batch) -> Tensor:
     """[A]: log-probability of every answer under the policy less that under the reference."""
-    answers = answers_of(model, batch.to(next(model.parameters()).device))
+    answers = answers_of(model, batch.to(place_of(model)))
     assert answers.reference_N is not None, "this objective needs the reference's log-probabilities"
     return answer_sums(answers.logp_N - answers.reference_N, answers)
 

@@ -93,7 +93,7 @@ def share_out(policy: nn.Module, beside: Sequence[nn.Module], sharding: Sharding
             engine = replica
         else:
             continue
-        set_engine(model, engine)
+        set_engine(model, engine, device)
 
 
 def _shard(
