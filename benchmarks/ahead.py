@@ -91,7 +91,12 @@ def main() -> None:
     print(
         f"rollouts take {parts['rollout_s']:.2f} s, all but them and the hand-over {rest:.2f} s: {ideal:.2f}x at best"
     )
-    record = {"hardware": hardware(), "server": "real" if given.sampler else "stub", "runs": runs}
+    record = {
+        "command": "python benchmarks/ahead.py",
+        "hardware": hardware(),
+        "server": "real" if given.sampler else "stub",
+        "runs": runs,
+    }
     record |= {"seconds": seconds, "ratio": ratio, "ideal_ratio": ideal, "steps": given.steps}
     given.out.write_text(json.dumps(record, indent=2) + "\n")
 

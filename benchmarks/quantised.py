@@ -1,7 +1,7 @@
 """Adapters on a base in four bits (QLoRA) beside adapters on the plain base: speed, memory, and what is learned.
 
     python benchmarks/quantised.py --part speed     (about three minutes)
-    python benchmarks/quantised.py --part loss      (about three minutes)
+    python benchmarks/quantised.py --part loss      (about three minutes; --seeds 0 takes a third)
 
 Every measurement is a fresh process that runs `posttrain sft --use-peft` on the pocket's data, with and without
 `--load-in-4bit`, otherwise the same. One thread.
@@ -11,10 +11,11 @@ what speed and memory do where weights are most of what there is. Speed is token
 what else the machine does is not counted.
 
 `loss`: the embedded base, one epoch of all of its data but a tenth, which is the same in every run of a seed; the
-held-out loss at the end. Then what becomes of an adapter that was trained on NF4: merged into the numbers that the
-four bits stood for, and into the plain base, both in fp32; their held-out loss and their divergence from the model as
-it was trained, KL(trained || merged), nats a token. `FP4` and `bf16 adapters` (weights and moments of the adapter
-itself in bf16) are what else one might take.
+held-out loss at the end, of every seed, with its mean and its standard deviation over them; two runs at a time. Then
+what becomes of an adapter that was trained on NF4: merged into the numbers that the four bits stood for, and into the
+plain base, both in fp32; their held-out loss and their divergence from the model as it was trained, KL(trained ||
+merged), nats a token. `FP4` and `bf16 adapters` (weights and moments of the adapter itself in bf16) are what else one
+might take.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ BASES: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True},
 }
 SEEDS = (0, 1, 2)
+RATIO = "loss / LoRA's"
 LEARNED: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "QLoRA": {"load_in_4bit": True},
@@ -207,34 +210,47 @@ def run_worker(place: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:
     return found | {"foreign_cores": round(used.foreign_cores, 2)}
 
 
-def losses() -> dict[str, Any]:
-    """The part `loss`: every kind of adapter by seed, and its loss beside LoRA's."""
-    rows: dict[str, Any] = {name: {} for name in LEARNED}
+def losses(seeds: list[int], max_steps: int) -> dict[str, Any]:
+    """The part `loss`: every kind of adapter by seed, and its loss beside LoRA's of the same seed."""
     keys = {"dataset": "pocket", "use_peft": True, "eval_split": 0.1, "bf16": True, "num_train_epochs": 1}
-    keys |= {"num_preview_samples": 0, "save_steps": 0}
+    keys |= {"num_preview_samples": 0, "save_steps": 0, "max_steps": max_steps}
     with tempfile.TemporaryDirectory() as made:
-        place = Path(made)
-        for seed in SEEDS:
-            for name, more in LEARNED.items():
-                mark = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-                job: dict[str, Any] = {"keys": keys | more | {"seed": seed, "output_dir": str(place / mark)}}
-                job |= {"bf16_adapters": "bf16" in name, "merges": name == "QLoRA", "learn": True}
-                rows[name][seed] = run_worker(place, mark, job)
-                print(f"{mark:24s} {rows[name][seed]}", flush=True)
-    for name, row in rows.items():
-        ratios = [row[seed]["eval_loss"] / rows["LoRA"][seed]["eval_loss"] for seed in SEEDS]
-        row["loss / LoRA's"] = {"mean": round(statistics.mean(ratios), 4), "each": [round(r, 4) for r in ratios]}
-        print(f"{name:24s} {ratios}", flush=True)
+
+        def one(case: tuple[str, int]) -> dict[str, Any]:
+            name, seed = case
+            mark = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            job: dict[str, Any] = {"keys": keys | LEARNED[name] | {"seed": seed, "output_dir": f"{made}/{mark}"}}
+            job |= {"bf16_adapters": "bf16" in name, "merges": name == "QLoRA", "learn": True}
+            found = run_worker(Path(made), mark, job)
+            print(f"{mark:24s} {found}", flush=True)
+            return found
+
+        cases = [(name, seed) for seed in seeds for name in LEARNED]
+        with ThreadPoolExecutor(2) as pool:  # a loss does not hang on what else runs
+            found = dict(zip(cases, pool.map(one, cases), strict=True))
+    rows: dict[str, Any] = {}
+    for name in LEARNED:
+        each = [found[name, seed]["eval_loss"] for seed in seeds]
+        ratios = [loss / found["LoRA", seed]["eval_loss"] for loss, seed in zip(each, seeds, strict=True)]
+        rows[name] = {str(seed): found[name, seed] for seed in seeds}
+        rows[name] |= {"eval_loss": spread(each), RATIO: spread(ratios)}
+        print(f"{name:24s} {rows[name]['eval_loss']} of LoRA's {rows[name][RATIO]}", flush=True)
     return rows
 
 
-def speeds() -> dict[str, Any]:
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds; of one seed there is none."""
+    deviation = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"mean": round(statistics.mean(values), 4), "deviation": deviation, "each": [round(v, 4) for v in values]}
+
+
+def speeds(rows_of: list[str]) -> dict[str, Any]:
     """The part `speed`."""
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
         make_large(place / "large")
-        for row in ROWS:
+        for row in rows_of:
             for bf16 in (False, True):
                 both = {base: measure(place, row, base, bf16) for base in BASES}
                 ratios = {
@@ -250,19 +266,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=("speed", "loss"), help="Only this; what the other one found stays.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="Of the part `loss`.")
+    parser.add_argument("--max-steps", type=int, default=-1, help="Of the part `loss`: a run to see that it runs.")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="Of the part `speed`.")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "quantised.json")
     asked = parser.parse_args()
     if asked.job:
         job = json.loads(asked.job)
         (learn if job.get("learn") else work)(job)
         return
-    before, place = source_hash(), HERE / "results" / "quantised.json"
+    before, place = source_hash(), asked.out
     found: dict[str, Any] = json.loads(place.read_text()) if asked.part and place.exists() else {}
     found |= {"command": "python benchmarks/quantised.py", "hardware": hardware() | {"threads_used": 1}}
     found["versions"] = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
     if asked.part != "loss":
-        found["rows"] = speeds()
+        found["rows"] = speeds(asked.rows)
     if asked.part != "speed":
-        found["loss"] = losses()
+        found["loss"] = losses(list(asked.seeds), asked.max_steps)
     must_be_unchanged(before)
     place.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -4,8 +4,8 @@ be told to go wrong. Every line of stdin is a model folder and starts one; its a
 POST /fault {name: value} plants faults, {} mends all: `stale` (success, but the weights before go on being served),
 `garbage` (success, but what is served is neither), `lie` (nats added to log-probabilities of what is drawn), `raw`
 (log-probabilities from before temperature), `echo` (other prompt ids come back), `nan`, `other_ids`, `hang` (no answer
-at all), `exit_after` (answers, then the process ends), `no` (paths that are not there), `room` (tokens that it takes),
-`refuse` (a sentence, with status 500, in place of a hand-over).
+at all), `mute` (paths that never answer), `exit_after` (answers, then the process ends), `no` (paths that are not
+there), `room` (tokens that it takes), `refuse` (a sentence, with status 500, in place of a hand-over).
 POST /forget starts it anew with the base alone. GET /seen tells what came.
 """
 
@@ -186,6 +186,8 @@ class Engine:
             return 404, {"detail": "Not Found"}
         if path not in ("/v1/completions", "/seen", "/fault"):
             self.seen["calls"].append(path)
+        if path in self.faults.get("mute", ()):
+            time.sleep(3600)
         hands_over = path in ("/v1/load_lora_adapter", "/collective_rpc")
         if hands_over and self.faults.get("refuse"):
             return 500, {"error": {"message": self.faults["refuse"]}}

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from posttrain.planning.fit import fits, knobs, search
+from posttrain.planning.fit import _checkpointing, _four_bits, _fsdp, _told, fits, knobs, search
 from posttrain.planning.hardware import DEVICES, GIB, Hardware, described
-from posttrain.planning.memory import memory
+from posttrain.planning.job import Job
+from posttrain.planning.memory import Memory, memory
 from posttrain.planning.paper import paper_job
 from posttrain.planning.shapes import NAMED
 
@@ -28,7 +29,7 @@ def test_checkpointing_before_all_else() -> None:
 def test_smaller_batches_change_nothing_and_come_first() -> None:
     start = paper_job(NAMED["llama-7b"], "LoRA", 1, rows=64)
     found = search(start, Hardware(H100))
-    assert found.together == ("per_device_train_batch_size 1, gradient_accumulation_steps x64",)
+    assert found.together == ("per_device_train_batch_size 1, gradient_accumulation_steps 64",)
     assert found.job.micros == 64
     assert found.job.most.positions == start.most.positions / 64
 
@@ -75,9 +76,55 @@ def test_nothing_helps() -> None:
 
 def test_knobs_change_the_run_that_they_name() -> None:
     start = replace(paper_job(NAMED["llama-7b"], "full", 8, rows=2), checkpointing=False, fsdp=False)
-    named = {knob.keys.split()[0]: knob.job for knob in knobs(start, Hardware(H100, 8))}
+    named = {next(iter(knob.keys)): knob.job for knob in knobs(start, Hardware(H100, 8)) if not knob.is_more}
     assert named["gradient_checkpointing"].checkpointing
     assert named["strategy"].fsdp
     assert named["use_peft"].lora is not None
     assert named["activation_offloading"].activation_offloading
     assert named["max_length"].most.span == start.most.span / 2
+
+
+def test_four_bits_are_not_shared_out() -> None:
+    start = replace(
+        paper_job(NAMED["llama-7b"], "full", 8), cpu_offload=True, reshard=False, activation_offloading=True
+    )
+    told = [tried.keys for tried in search(start, Hardware(described(H100, memory_gb=8), 8, 8 * GIB)).alone]
+    keys = "use_peft true, load_in_4bit true, strategy ddp, cpu_offload false, reshard_after_forward true"
+    assert keys in told
+
+
+def test_four_bits_are_found_where_shares_would_stand_in_their_way() -> None:
+    start = replace(paper_job(NAMED["llama-70b"], "full", 2), fsdp=False, checkpointing=False)
+    small = described(H100, memory_gb=56)
+    found = search(start, Hardware(small, 2, 10 * GIB))
+    assert found.together == ("gradient_checkpointing true", "use_peft true, load_in_4bit true")
+    assert found.keys == {"gradient_checkpointing": True, "use_peft": True, "load_in_4bit": True}
+    assert memory(found.job, small).total <= 56 * GIB
+
+
+def test_what_a_later_knob_sets_anew_is_not_told_of_the_earlier() -> None:
+    start = replace(paper_job(NAMED["llama-70b"], "LoRA", 4), fsdp=False, checkpointing=False)
+    made = [make(start, Hardware(H100, 4)) for make in (_checkpointing, _fsdp)]
+    made.append(_four_bits(replace(start, fsdp=True), Hardware(H100, 4)))
+    told = _told([knob for knob in made if knob is not None])
+    assert told == ("gradient_checkpointing true", "load_in_4bit true, strategy ddp")
+
+
+def test_knobs_that_the_recipe_refuses_are_not_told() -> None:
+    start = replace(paper_job(NAMED["llama-7b"], "full", 8), fsdp=False)
+    found = search(start, Hardware(H100, 8), accepts=lambda keys: "strategy" not in keys)
+    assert found.together == ("use_peft true",)
+    assert not any("fsdp" in tried.keys for tried in found.alone)
+
+
+def test_more_devices_are_counted_as_the_run_was_estimated() -> None:
+    """With the looseness of a probe, not with that of other machines."""
+    start = paper_job(NAMED["llama-7b"], "full", 1)
+
+    def tight(job: Job, hardware: Hardware) -> Memory:
+        found = memory(job, hardware.device)
+        return replace(found, parts={name: 4 * size for name, size in found.parts.items()})
+
+    for estimate, count in ((None, 2), (tight, 8)):
+        told = {tried.keys: tried.fits for tried in search(start, Hardware(H100), estimate).alone}
+        assert told[f"{count} devices, strategy fsdp"]

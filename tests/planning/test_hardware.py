@@ -30,6 +30,8 @@ def test_what_is_understood(text: str, count: int, name: str) -> None:
         ("4xA10-80G", "did you mean 4xA100-80G"),
         ("eight H100s!", "not understood"),
         ("0xH100", "not understood"),
+        ("00xH100", "not understood"),
+        (f"{9 * '9999999999'}xH100", "not understood"),
     ],
 )
 def test_what_is_not(text: str, words: str) -> None:

@@ -7,12 +7,13 @@ import pytest
 
 from posttrain.planning.cost import disk, price
 from posttrain.planning.hardware import DEVICES, GIB, Hardware, cpu
-from posttrain.planning.job import NF4_BITS, Job, Lora, Micro, Rollouts
-from posttrain.planning.memory import Loose, memory, standing, weight_bytes
+from posttrain.planning.job import NF4_BITS, Beside, Job, Lora, Micro, Rollouts
+from posttrain.planning.memory import Loose, memory, moment_bytes, standing, weight_bytes
 from posttrain.planning.paper import least_tokens, paper_job, paper_rows, paper_table, reports
 from posttrain.planning.products import both_ways, forward, model_operations
 from posttrain.planning.shapes import NAMED, shape_of
 from posttrain.planning.timing import Rates, communication, step_time
+from posttrain.planning.whole import whole_plan
 
 SMALL = shape_of(
     {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -118,8 +119,48 @@ def test_offloading_moves_to_main_memory() -> None:
     assert off.total < memory(shared, H100).total
     assert sum(off.host.values()) == pytest.approx(16 * shared.shape.parameters / 8)
     kept = memory(replace(shared, activation_offloading=True), H100)
-    assert kept.parts["activations"] < memory(shared, H100).parts["activations"]
+    assert kept.total < memory(shared, H100).total
     assert kept.host["activations"] > 0
+    full = memory(seven(activation_offloading=True), H100)
+    assert full.moment == "optimiser"
+    assert full.host["activations"] > 2e9, "at another moment than the fullest, and there all the same"
+
+
+def test_moments_in_eight_bits_are_those_of_the_library() -> None:
+    """Llama: maps of 4,096 numbers and more, and a head of its own; embeddings and norms keep 32 bits."""
+    shape = NAMED["llama-7b"]
+    packed = shape.layers * shape.layer_matrix + shape.embedding
+    wide = shape.embedding + shape.layers * 2 * shape.width + shape.width
+    found = memory(seven(optim="adamw_8bit"), H100, loose=Loose()).parts["moments"]
+    assert found == pytest.approx((2 + 8 / 256) * packed + 8 * wide)
+    assert disk(seven(optim="adamw_8bit")).checkpoint == pytest.approx(4 * shape.parameters + found)
+    few = moment_bytes(job(lora=Lora(8), optim="adamw_8bit"))
+    assert few == 8 * Lora(8).parameters(SMALL), "so small an adapter keeps 32 bits"
+    paged = memory(seven(optim="paged_adamw_32bit"), H100)
+    assert "moments" not in paged.parts
+    assert paged.host["moments"] == 8 * shape.parameters
+
+
+def test_another_model_as_reference_is_gone_before_the_first_step() -> None:
+    """It decides only where training takes less than the two together, as with an adapter."""
+    other = Beside("reference model", NAMED["llama-13b"], 4.0 * NAMED["llama-13b"].parameters, leaves=True)
+    full, adapted = seven(), seven(lora=Lora(16))
+    assert memory(replace(full, beside=(other,)), H100) == memory(full, H100)
+    found = memory(replace(adapted, beside=(other,)), H100)
+    assert found.moment == "asking the reference"
+    assert found.parts["reference model"] == other.held
+    assert "moments" not in found.parts
+    shared = memory(replace(adapted, beside=(other,), processes=8, fsdp=True), H100)
+    assert shared.parts["reference model"] == other.held, "whole in every process"
+    asked = replace(adapted, before=1e6)
+    own, larger = (whole_plan(each, Hardware(H100))["before"] for each in (asked, replace(asked, beside=(other,))))
+    assert larger > 1.5 * own
+
+
+def test_a_reward_model_is_whole_in_every_process() -> None:
+    scorer = Beside("reward model", SMALL, 4.0 * SMALL.trunk, is_shared=False)
+    found = memory(job(beside=(scorer,), processes=8, fsdp=True, cpu_offload=True), H100)
+    assert found.parts["reward model"] == scorer.held
 
 
 def test_models_beside_the_policy() -> None:

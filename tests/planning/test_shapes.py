@@ -18,6 +18,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen3": {"attention_bias": True},
     "gpt_neox": {"tie_word_embeddings": True},
 }
+SIZES = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+         "num_attention_heads": 1, "vocab_size": 8}  # fmt: skip
 NAMES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox")
 SHAPES = [*((family, {}) for family in NAMES), *CHANGES.items(), ("qwen2", {"tie_word_embeddings": True})]
 
@@ -66,7 +68,11 @@ def test_windows_follow_the_layer_types(tiny: ModuleType) -> None:
     [
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "llama2"}, "llama is"),
+        ({"model_type": "llama", "num_experts": [8]}, "mixture of experts"),
         ({"model_type": "llama"}, "gives no size for 'hidden_size'"),
+        (SIZES | {"hidden_size": "wide"}, "a size in its config.json is none: .*'wide'"),
+        (SIZES | {"hidden_size": -8}, "width is -8; it has to be 1 or more"),
+        (SIZES | {"num_hidden_layers": 0}, "layers is 0"),
     ],
 )
 def test_what_cannot_be_planned_is_said(config: dict[str, Any], words: str) -> None:
@@ -79,6 +85,9 @@ def test_a_folder_without_config(tiny: ModuleType, tmp_path: Path) -> None:
         read_shape(tmp_path)
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="not valid JSON"):
+        read_shape(tmp_path)
+    (tmp_path / "config.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ModelError, match="no configuration of a model"):
         read_shape(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(built(tiny, "llama", {}).config.to_dict()), encoding="utf-8")
     assert read_shape(tmp_path).layers == 2

@@ -87,6 +87,15 @@ def test_every_kind_of_recipe(tmp_path: Path, name: str, stage: str) -> None:
         assert "sampling" in found["step"]["parts"]
 
 
+@pytest.mark.parametrize("data", ["someone/prompts", "/shared/prompts.jsonl"])
+def test_prompts_that_are_not_here_are_taken_to_be_short(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--stage", "grpo", "--hardware", "H100", "--model", "pocket", "--reward", "numeric", "--dataset", data)
+    planned(tmp_path, *words)
+    assert "prompts are taken to be 64 tokens long" in capsys.readouterr().out
+
+
 def test_rollouts_on_servers_are_not_in_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--stage", "grpo", "--hardware", "4xA100-80G", "--model", "llama-7b", "--use-peft", "--reward", "numeric")
     words += ("--num-prompts", "64", "--sampler-slots", "512")
@@ -137,6 +146,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "plan them one by one" in fault(capsys, str(EXAMPLES / "preferences.yaml"))
     assert "Did you mean llama-7b" in fault(capsys, recipe, "--model", "llama-7", "--hardware", "H100")
     assert "leave one of the two out" in fault(capsys, recipe, "--hardware", "H100", "--probe")
+    assert "cannot be written" in fault(capsys, recipe, "--hardware", "H100", "--json-file", str(tmp_path))
     assert "--stage is 'sfd'" in fault(capsys, "--stage", "sfd")
     other = tmp_path / "recipe.yaml"
     other.write_text("model: pocket\ndataset: pocket\nbeta: 0.1\n", encoding="utf-8")
@@ -170,8 +180,32 @@ def test_adapters_are_planned_as_their_base(tmp_path: Path, tiny: ModuleType) ->
     told = {"base_model_name_or_path": str(base)}
     (adapter / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
     assert shape_named(str(adapter)).layers == 2
+    (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="names no base model"):
+        shape_named(str(adapter))
     with pytest.raises(ModelError, match="no such folder"):
         shape_named("./nowhere")
+
+
+def test_a_reward_model_that_is_an_adapter_stands_on_the_policys_base(tmp_path: Path, tiny: ModuleType) -> None:
+    base, scorer = tiny.save_base(tmp_path / "base"), tmp_path / "scorer"
+    scorer.mkdir()
+    told = {"base_model_name_or_path": str(base)}
+    (scorer / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    words = (
+        "--stage",
+        "ppo",
+        "--model",
+        str(base),
+        "--reward-model",
+        str(scorer),
+        "--hardware",
+        "2xH100",
+        "--use-peft",
+    )
+    assert "reward model" not in planned(tmp_path, *words)["memory"]["parts"]
+    assert "reward model" in planned(tmp_path, *words, "--strategy", "fsdp")["memory"]["parts"]
+    assert "reward model" in planned(tmp_path, *words[:-1])["memory"]["parts"]
 
 
 def test_a_probe_corrects_the_plan(

@@ -8,17 +8,19 @@ import importlib.util
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
 from posttrain.errors import ConfigError, ModelError, RunStopped
 from posttrain.models.load import Policy
 from posttrain.models.lora import add_lora
-from posttrain.rollouts import endpoint
+from posttrain.rollouts import endpoint, vllm
 from posttrain.rollouts.endpoint import ServerError
 from posttrain.rollouts.http import ERROR
 from posttrain.rollouts.policy import PolicySampler
@@ -249,14 +251,17 @@ def test_answers_of_a_server_that_was_started_anew_and_then_died_are_not_taken(
     learn(policy, size=0.05)
     sampler.refresh(1)
     stubs[0].forget()
-    run = sampler.dispatch.run
+    run, left = sampler.dispatch.run, list[float]()
 
-    def dies(jobs: Any, servers: Any, decoding: Decoding) -> dict[str, str]:
-        found = run(jobs, servers, decoding)
+    def dies(jobs: Any, servers: Any, decoding: Decoding, *, left_s: float) -> dict[str, str]:
+        left.append(left_s)
+        found = run(jobs, servers, decoding, left_s=left_s)
         return found | {stubs[0].url: "nobody answers there"} if len(servers) == 2 else found
 
     monkeypatch.setattr(sampler.dispatch, "run", dies)
     agree(sampler, policy)
+    first, second = left
+    assert second < first <= sampler.dispatch.deadline_s, "one deadline for what is asked and what is asked again"
 
 
 def test_what_was_asked_before_an_adapter_was_back_does_not_count_against_the_server() -> None:
@@ -281,6 +286,69 @@ def test_what_was_asked_before_an_adapter_was_back_does_not_count_against_the_se
     rules = Dispatch(deadline_s=10, say=told.append, again=lambda _: restored.set())
     assert rules.run(jobs, [Server("http://a/v1", "base", concurrency=2)], DECODING) == {}
     assert [job.found and job.found.finish for job in jobs] == ["stop", "stop"]
+
+
+def test_what_waits_for_a_server_that_is_out_and_is_refused_by_the_rest_ends() -> None:
+    """The first refuses an answer, which goes to the second, which dies."""
+
+    class First(VllmServer):
+        async def answer(self, client: Any, request: Request, seed: int, decoding: Decoding) -> Completion:  # noqa: ARG002
+            if seed == 1:
+                raise ServerError("it read other prompt ids")
+            return Completion((1,), (-1.0,), "stop", "")
+
+    class Second(VllmServer):
+        async def answer(self, client: Any, request: Request, seed: int, decoding: Decoding) -> Completion:  # noqa: ARG002
+            while not jobs[0].refused:
+                await asyncio.sleep(0.001)
+            raise ServerError("nobody answers there", is_for_all=True)
+
+    jobs = [Job(Request((seed,), (seed,)), seed) for seed in (1, 2)]
+    rules = Dispatch(deadline_s=10, say=lambda _: None)
+    servers = [First("http://a/v1", "base", concurrency=1), Second("http://b/v1", "base", concurrency=1)]
+    assert rules.run(jobs, servers, DECODING) == {"http://b/v1": "nobody answers there"}
+    assert [job.found and job.found.finish for job in jobs] == [ERROR, "stop"]
+    assert jobs[0].found
+    assert jobs[0].found.text == "it read other prompt ids"
+    assert (rules.counts.failed, rules.counts.late) == (1, 0)
+
+
+def test_a_server_that_does_not_answer_a_pause_is_told_to_go_on(nursery: Any, base: Path, tmp_path: Path) -> None:
+    """It may have paused all the same, and is then nobody's."""
+    stub = nursery.start(base)
+    server = VllmServer(stub.url, "base")
+    for faults, told in (({"mute": ["/pause"]}, "/pause.*no answer within"), ({"refuse": "no room"}, "no room")):
+        stub.fault(**faults)
+        with pytest.raises(ServerError, match=told):
+            server.reload(str(tmp_path), timeout_s=0.5 if "mute" in faults else 30)
+        assert stub.seen()["calls"][-1] == "/resume"
+    stub.fault(mute=["/pause"], no=["/resume"])
+    with pytest.raises(ServerError, match="/pause"):
+        server.reload(str(tmp_path), timeout_s=0.5)
+
+
+def test_a_few_tokens_are_not_waited_for_as_long_as_a_turn(
+    adapted: Policy, nursery: Any, base: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "CALL_S", 0.5)
+    stub = nursery.start(base)
+    sampler = make(adapted, [stub])
+    stub.fault(hang=True)
+    with pytest.raises(ServerError, match=r"no answer of a few tokens within 0\.5 seconds"):
+        sampler.servers[0].draw((5, 9), DECODING, 1)
+    with pytest.raises(ServerError, match="no answer within"):
+        sampler.servers[0].require_processed(DECODING, (5, 9))
+
+
+def test_a_key_that_is_not_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def whole(*_: Any) -> httpx.Response:
+        return httpx.Response(401, json={"error": "Unauthorized"})
+
+    server = VllmServer("http://a/v1", "base")
+    monkeypatch.setattr(httpx.AsyncClient, "stream", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(server._door, "_whole", whole)
+    with pytest.raises(ServerError, match=r"HTTP 401, .*\(Unauthorized\): name the .* as sampler_api_key_env"):
+        server.models()
 
 
 def test_a_folder_that_a_server_cannot_read_is_named(servers: list[Any], tmp_path: Path) -> None:

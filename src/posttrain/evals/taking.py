@@ -197,7 +197,7 @@ class Taker:
 
         asked, marks = {figure.name for figure in task.figures}, list[Mark]()
         mark = task.mark or choice_marks
-        for question, logps in zip(task.questions, self._weighed(keys, task.questions, weigh, progress), strict=True):
+        for question, logps in zip(task.questions, self.weighed(keys, task.questions, weigh, progress), strict=True):
             if isinstance(logps, DataError):
                 marks += [Mark(name, question.item, 0.0, question.cluster, question.kind, error=str(logps))
                           for name in sorted(asked)]  # fmt: skip
@@ -212,7 +212,7 @@ class Taker:
             found = weigh_texts(self.policy, documents)
             return [each if isinstance(each, DataError) else [-each[0], each[1]] for each in found]
 
-        found = self._weighed(keys, task.documents, weigh, progress)
+        found = self.weighed(keys, task.documents, weigh, progress)
         asked, marks = {figure.name for figure in task.figures}, list[Mark]()
         for document, row in zip(task.documents, found, strict=True):
             if isinstance(row, DataError):
@@ -221,7 +221,7 @@ class Taker:
                 marks += [each for each in text_marks(document, row[0], int(row[1])) if each.figure in asked]
         return Taken(task, tuple(marks), num_tokens=sum(int(r[1]) for r in found if not isinstance(r, DataError)))
 
-    def _weighed(
+    def weighed(
         self, keys: Sequence[str], things: Sequence[Any], weigh: Callable[[Sequence[Any]], Iterable[Any]], say: Progress
     ) -> list[Any]:
         """The kept values, and those of what is missing; an error is kept by nobody."""

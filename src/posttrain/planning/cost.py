@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from posttrain.planning.job import Job
-from posttrain.planning.memory import MASTER
+from posttrain.planning.memory import MASTER, moment_bytes
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ def disk(job: Job) -> Disk:
     """Weights are written as they are held, in fp32, moments beside them; of a LoRA run the adapter alone."""
     weights = MASTER * (job.trained if job.lora is not None else job.base)
     beside = sum(MASTER * each.trained for each in job.beside)
-    moments = 2 * MASTER * (job.trained + sum(each.trained for each in job.beside))
+    moments = moment_bytes(job) * (1 + sum(each.trained for each in job.beside) / max(job.trained, 1))
     checkpoint = weights + beside + moments
     most = min(job.kept + 1, job.checkpoints) * checkpoint + weights + beside
     return Disk(checkpoint, weights + beside, most)

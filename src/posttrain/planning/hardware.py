@@ -81,8 +81,8 @@ class Hardware:
 
 def parse_hardware(text: str) -> Hardware:
     """`8xH100-80G`, `H100` or `64x A100-40G`. Raises ConfigError that names the nearest."""
-    found = re.fullmatch(r"\s*(?:(\d+)\s*[x*]\s*)?([A-Za-z][\w -]*?)\s*", text)
-    if not found or found[1] == "0":
+    found = re.fullmatch(r"\s*(?:(\d{1,9})\s*[x*]\s*)?([A-Za-z][\w -]*?)\s*", text)
+    if not found or (found[1] and not int(found[1])):
         raise ConfigError(f"hardware {text!r} is not understood: write a count and a device, as in 8xH100-80G.")
     count, asked = int(found[1] or 1), re.sub(r"[\s_-]|NVIDIA|AMD|RTX", "", found[2].upper())
     plain = {name: re.sub(r"-|RTX", "", name) for name in DEVICES}

@@ -79,13 +79,16 @@ class Rollouts:
 @dataclass(frozen=True)
 class Beside:
     """A model that stands beside the policy. `trained`: numbers with a gradient; `held`: bytes of its weights;
-    `learns`: whether it has a forward and backward of its own."""
+    `learns`: whether it has a forward and backward of its own; `is_shared`: whether FSDP shares it out too; `leaves`:
+    whether it is asked before the first step and gone then."""
 
     name: str
     shape: Shape
     held: float
     trained: float = 0.0
     learns: bool = False
+    is_shared: bool = True
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,11 @@ class Job:
     kept: int = 2
     rows: int = 1
     """Rows of a micro-batch, or as many parts as it can be cut into."""
+    accumulated: int = 1
+    """Micro-batches of a step, as the recipe says it."""
+    max_length: int = 0
+    """Positions of a row at most; 0 where the recipe does not say."""
+    optim: str = "adamw_torch_fused"
 
     @property
     def width(self) -> int:

@@ -11,6 +11,8 @@ from posttrain.planning.hardware import Device
 from posttrain.planning.job import CHUNK_ELEMENTS, Beside, Job
 
 MASTER = 4  # bytes of a weight, a gradient, and each of AdamW's two moments
+EIGHT_BITS = 2 + 2 * 4 / 256  # of both moments in eight bits, with a scale for each block
+FEWEST_PACKED = 4096  # of models/bitsandbytes.py: tensors with fewer numbers keep theirs in 32 bits
 PAGE, PAGES_AHEAD = (
     64,
     1.25,
@@ -67,6 +69,27 @@ GLIBC = Loose(62e6, 100e6, 0.0, kept=0.85, working=1.8, logits=1.7, holes=0.83, 
 def memory(job: Job, device: Device, *, loose: Loose | None = None) -> Memory:
     """The fullest moment of a process."""
     loose = loose or (GLIBC if device.is_cpu else GPU)
+    found = _training(job, device, loose)
+    if not any(each.leaves for each in job.beside):
+        return found
+    return max(found, _asking(job, device, loose), key=lambda each: each.total)
+
+
+def _asking(job: Job, device: Device, loose: Loose) -> Memory:
+    """Before the first step: another model is asked about the data, beside the policy that has no moments yet."""
+    parts = {"weights": weight_bytes(job) * job.share}
+    parts |= {each.name: each.held for each in job.beside if each.leaves}
+    layer = padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
+    _, logits = _head(job, on_cpu=device.is_cpu)
+    parts |= {"layer at work": loose.working * layer, "logits": loose.logits * logits}
+    parts["libraries"] = loose.libraries + device.reserve
+    host = {}
+    if job.cpu_offload:
+        host = {"weights": parts.pop("weights")}
+    return Memory("asking the reference", {name: size for name, size in parts.items() if size}, host)
+
+
+def _training(job: Job, device: Device, loose: Loose) -> Memory:
     always, host = _always(job)
     moments = _moments(job, device)
     if not loose.reuses:
@@ -75,12 +98,14 @@ def memory(job: Job, device: Device, *, loose: Loose | None = None) -> Memory:
     if job.rollouts is not None and not job.rollouts.is_remote:
         moments["sampling"] = _sampling(job)
     held = {at: {name: loose.of(name) * size for name, size in parts.items()} for at, parts in moments.items()}
+    if job.activation_offloading:
+        layer = padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
+        there = [passing for passing in held.values() if "activations" in passing]
+        host = host | {"activations": max(passing["activations"] for passing in there)}
+        for passing in there:
+            passing["activations"] = min(passing["activations"], 2 * layer)
     best, passing = max(held.items(), key=lambda item: sum(item[1].values()))
     parts = always | passing
-    if job.activation_offloading and "activations" in parts:
-        layer = padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
-        host = host | {"activations": parts["activations"]}
-        parts["activations"] = min(parts["activations"], 2 * layer)
     adapted = 0.0 if job.lora is None else loose.adapters + (loose.four_bits if job.lora.bits else 0.0)
     parts["libraries"] = loose.libraries + adapted + device.reserve
     return Memory(best, {name: size for name, size in parts.items() if size}, host)
@@ -108,14 +133,36 @@ def passing_bytes(job: Job, device: Device) -> dict[str, float]:
 
 def _always(job: Job) -> tuple[dict[str, float], dict[str, float]]:
     """What is there from the first step to the last, and what of it is in main memory."""
-    parts = {"weights": weight_bytes(job) * job.share, "moments": 2 * MASTER * job.trained * job.share}
+    moments = moment_bytes(job)
+    parts = {"weights": weight_bytes(job) * job.share, "moments": moments * job.share}
     if job.processes > 1 and not job.fsdp:
         parts["gradients on their way"] = MASTER * job.trained  # DDP's buckets, beside the gradients themselves
+    own: dict[str, float] = {}  # what is whole in every process, whatever becomes of the others
     for each in job.beside:
-        parts[each.name] = (each.held + 2 * MASTER * each.trained) * job.share
-    if not job.cpu_offload:
-        return parts, {}
-    return {}, parts | {"gradients": MASTER * job.trained * job.share}
+        if each.leaves:
+            continue
+        held = each.held + each.trained * moments / max(job.trained, 1)
+        (parts if each.is_shared else own)[each.name] = held * (job.share if each.is_shared else 1.0)
+    if job.cpu_offload:
+        return own, parts | {"gradients": MASTER * job.trained * job.share}
+    if job.optim.startswith("paged"):
+        host = {"moments": parts.pop("moments")}
+        return parts | own, host
+    return parts | own, {}
+
+
+def moment_bytes(job: Job) -> float:
+    """Of the policy's moments, all shares together. In eight bits are the matrices of its layers, or of the adapter,
+    and a head that is no embedding; small ones are not."""
+    if "8bit" not in job.optim:
+        return 2 * MASTER * job.trained
+    shape = job.shape
+    sizes = [each.weights for each in shape.maps]
+    if job.lora is not None:
+        sizes = [job.lora.rank * size for each in job.lora.maps(shape) for size in (each.size_in, each.size_out)]
+    packed = shape.layers * sum(size for size in sizes if size >= FEWEST_PACKED)
+    packed += shape.embedding * (job.has_trained_head and not shape.tied)
+    return EIGHT_BITS * packed + 2 * MASTER * (job.trained - packed)
 
 
 def weight_bytes(job: Job) -> float:
@@ -173,7 +220,7 @@ def _copies(job: Job) -> float:
 
 def _gathered(job: Job) -> float:
     """FSDP: a layer whole in the compute dtype while it works, and the next that is on its way; else all of them."""
-    if not job.fsdp or job.processes == 1:
+    if not job.fsdp:
         return 0.0
     layers = 2 if job.reshard else job.shape.layers
     outside = job.shape.parameters - job.shape.layers * job.shape.layer

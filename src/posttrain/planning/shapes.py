@@ -95,15 +95,17 @@ def read_shape(folder: str | Path) -> Shape:
         raise ModelError(
             f"{folder}: no config.json to plan from; give a model folder, or one of {', '.join(NAMED)}."
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ModelError(f"{path}: this is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: this is no configuration of a model; give the folder of one.")
     return shape_of(config, name=str(folder))
 
 
 def shape_of(config: Mapping[str, Any], *, name: str = "model") -> Shape:
     """The shape that a configuration of transformers describes."""
     family = str(config.get("model_type", ""))
-    if any(int(config.get(key) or 0) > 1 for key in EXPERTS):
+    if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
         raise ModelError(f"{name}: a mixture of experts ({family}) cannot be planned yet; its layers are not all used.")
     if family not in FAMILIES:
         near = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5)
@@ -112,9 +114,16 @@ def shape_of(config: Mapping[str, Any], *, name: str = "model") -> Shape:
             f"{name}: models of the kind {family!r} cannot be planned{hint}; known: {', '.join(FAMILIES)}."
         )
     try:
-        return {"gpt2": _gpt2, "gpt_neox": _neox}.get(family, _gated)(name, family, config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        shape = {"gpt2": _gpt2, "gpt_neox": _neox}.get(family, _gated)(name, family, config)
+    except KeyError as error:
         raise ModelError(f"{name}: its config.json gives no size for {error}.") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{name}: a size in its config.json is none: {error}.") from None
+    sizes = ("layers", "width", "inner", "heads", "kv_heads", "head", "vocab", "context")
+    wrong = next((size for size in sizes if getattr(shape, size) < 1), None)
+    if wrong is not None:
+        raise ModelError(f"{name}: by its config.json {wrong} is {getattr(shape, wrong)}; it has to be 1 or more.")
+    return shape
 
 
 def _gated(name: str, family: str, config: Mapping[str, Any]) -> Shape:

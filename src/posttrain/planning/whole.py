@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from posttrain.planning.cost import disk, price
-from posttrain.planning.fit import fits, search
+from posttrain.planning.fit import Accepts, fits, search
 from posttrain.planning.hardware import Hardware
 from posttrain.planning.job import Job
 from posttrain.planning.memory import Loose, memory
@@ -19,11 +19,13 @@ def whole_plan(
     rates: Rates | None = None,
     loose: Loose | None = None,
     per_hour: float | None = None,
+    accepts: Accepts = lambda _: True,
 ) -> dict[str, Any]:
-    """Bytes, seconds and counts, by name. `per_hour`: the price of a device."""
+    """Bytes, seconds and counts, by name. `per_hour`: the price of a device. `accepts`: whether the recipe may have
+    keys that would make it fit."""
     held = memory(job, hardware.device, loose=loose)
     step = step_time(job, hardware, rates)
-    found = search(job, hardware, lambda job, hardware: memory(job, hardware.device, loose=loose))
+    found = search(job, hardware, lambda job, hardware: memory(job, hardware.device, loose=loose), accepts=accepts)
     positions = job.micros * job.mean.positions * job.processes
     reference = _reference_s(job, hardware)
     seconds = None if job.steps is None else job.steps * step.seconds + reference
@@ -50,6 +52,7 @@ def whole_plan(
         "fits": fits(held, hardware),
         "knobs": [asdict(each) for each in found.alone],
         "mend": found.together,
+        "mend_keys": found.keys if found.together else {},
     }  # fmt: skip
 
 
@@ -57,6 +60,7 @@ def _reference_s(job: Job, hardware: Hardware) -> float:
     """Seconds of the reference's pass over the data, before the first step."""
     if not job.before or not job.mean.positions:
         return 0.0
-    there = forward(job.shape, job.mean).total * job.before / job.mean.positions / job.processes
+    asked = next((each.shape for each in job.beside if each.leaves), job.shape)
+    there = forward(asked, job.mean).total * job.before / job.mean.positions / job.processes
     device = hardware.device
     return there / ((device.bf16 if job.bf16 else device.fp32) * device.efficiency)

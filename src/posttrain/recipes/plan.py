@@ -11,6 +11,7 @@ from posttrain.planning.hardware import GIB, Hardware, described, parse_hardware
 from posttrain.planning.job import Job
 from posttrain.planning.paper import paper_rows, paper_table
 from posttrain.planning.whole import whole_plan
+from posttrain.recipes.plan_accepts import accepted_by
 from posttrain.recipes.plan_config import PlanConfig
 from posttrain.recipes.plan_job import job_of
 from posttrain.recipes.plan_shape import shape_named
@@ -40,7 +41,9 @@ def run(config: Any) -> None:
         from posttrain.recipes.plan_probe import corrected
 
         rates, loose = corrected(config, hardware, job, console.print)
-    found = whole_plan(job, hardware, rates=rates, loose=loose, per_hour=config.price_per_hour)
+    found = whole_plan(
+        job, hardware, rates=rates, loose=loose, per_hour=config.price_per_hour, accepts=accepted_by(config)
+    )
     show(found, console)
     _write(config, found)
 
@@ -68,5 +71,8 @@ def planned(config: Any, console: Console) -> tuple[Hardware, Job]:
 def _write(config: Any, found: Any) -> None:
     if config.json_file is not None:
         path = Path(config.json_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"json_file {path} cannot be written: {error.strerror}.") from error

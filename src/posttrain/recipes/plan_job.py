@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from posttrain.errors import PosttrainError
 from posttrain.planning.hardware import Hardware
 from posttrain.planning.job import NF4_BITS, PLAIN4_BITS, Beside, Job, Lora
 from posttrain.planning.memory import standing
+from posttrain.recipes.good_model import good_model
 from posttrain.recipes.plan_rollouts import rollout_batches, rollouts_of
 from posttrain.recipes.plan_rows import Batches, read_batches
 from posttrain.recipes.plan_shape import shape_named
@@ -35,7 +37,7 @@ def job_of(config: Any, stage: str, hardware: Hardware, *, has_fast_bf16: bool, 
         bf16=has_fast_bf16 if config.bf16 is None else config.bf16,
         checkpointing=config.gradient_checkpointing,
         processes=hardware.count,
-        fsdp=config.strategy == "fsdp" and hardware.count > 1,
+        fsdp=config.strategy == "fsdp",
         reshard=config.reshard_after_forward,
         cpu_offload=config.cpu_offload,
         activation_offloading=config.activation_offloading,
@@ -49,6 +51,9 @@ def job_of(config: Any, stage: str, hardware: Hardware, *, has_fast_bf16: bool, 
         checkpoints=_checkpoints(config, steps),
         kept=config.save_total_limit,
         rows=rows,
+        accumulated=getattr(config, "gradient_accumulation_steps", 1),
+        max_length=getattr(config, "max_length", 0),
+        optim=config.optim,
     )
     return _with_others(job, config, stage)
 
@@ -81,7 +86,7 @@ def _with_others(job: Job, config: Any, stage: str) -> Job:
         beside += _of_ppo(job, config)
     if stage in REFERENCED and config.reference_model is not None:
         other = shape_named(config.reference_model)
-        beside.append(Beside("reference", other, 4.0 * other.parameters))
+        beside.append(Beside("reference model", other, 4.0 * other.parameters, leaves=True))
     return replace(job, beside=tuple(beside))
 
 
@@ -90,10 +95,15 @@ def _of_ppo(job: Job, config: Any) -> list[Beside]:
     if config.value_model != "shared":
         trained = None if job.lora is None else job.lora.parameters(job.shape) + job.shape.width
         found.append(standing("value model", job, learns=True, trained=trained, adapter=trained is not None))
-    if config.reward_model is not None:
+    is_on_base = job.lora is not None and not job.fsdp  # as ppo_models.py reads one that is an adapter
+    if config.reward_model is not None and not (is_on_base and _is_adapter(config.reward_model)):
         try:
             other = shape_named(config.reward_model)
         except PosttrainError:  # not trained yet: it will be of the policy's kind
             other = job.shape
-        found.append(Beside("reward model", other, 4.0 * other.trunk))
+        found.append(Beside("reward model", other, 4.0 * other.trunk, is_shared=False))
     return found
+
+
+def _is_adapter(name: str) -> bool:
+    return (Path(good_model(name)) / "adapter_config.json").is_file()

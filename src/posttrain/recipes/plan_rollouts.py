@@ -5,9 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from posttrain.planning.job import Micro, Rollouts
-from posttrain.recipes.plan_config import NOTHING
-from posttrain.recipes.plan_rows import Batches
-from posttrain.recipes.plan_shape import tokenizer_place
+from posttrain.recipes.plan_rows import Batches, reader_of
 
 Say = Callable[[str], None]
 PROMPT_LENGTH = 64  # where the data is not read
@@ -41,9 +39,8 @@ def rollouts_of(config: Any, stage: str, has_fast_bf16: bool, say: Say) -> Rollo
 
 def _prompt_length(config: Any, say: Say) -> float:
     """Mean tokens of a prompt."""
-    place = tokenizer_place(config.model)
-    named = [entry.path for entry in config.dataset]
-    if not config.read_data or named == [NOTHING] or place is None:
+    place = reader_of(config)
+    if place is None:
         say(f"prompts are taken to be {min(PROMPT_LENGTH, config.max_prompt_length)} tokens long")
         return float(min(PROMPT_LENGTH, config.max_prompt_length))
     from posttrain.data.template import install_template

@@ -40,11 +40,18 @@ def read_batches(config: Any, context: int, say: Callable[[str], None]) -> Batch
     return Batches(full, full, float(config.gradient_accumulation_steps), steps)
 
 
-def _from_data(config: Any, length: int, say: Callable[[str], None]) -> Batches | None:
-    place = tokenizer_place(config.model)
+def reader_of(config: Any) -> str | None:
+    """Where the tokenizer lies that reads the recipe's data; None where data or tokenizer are not on this disk, or are
+    not to be read."""
     named = [entry.path for entry in config.dataset]
     here = all(path == "pocket" or Path(path).exists() or any(c in path for c in "*?") for path in named)
-    if not config.read_data or named == [NOTHING] or place is None or not here:
+    is_readable = config.read_data and named != [NOTHING] and here
+    return tokenizer_place(config.model) if is_readable else None
+
+
+def _from_data(config: Any, length: int, say: Callable[[str], None]) -> Batches | None:
+    place = reader_of(config)
+    if place is None:
         return None
     from posttrain.data.template import install_template
     from posttrain.models.load import load_tokenizer
@@ -63,7 +70,7 @@ def _from_data(config: Any, length: int, say: Callable[[str], None]) -> Batches 
     looked = [stream.step(step) for step in range(min(LOOKED_AT, steps))]
     micros = [_micro(batch) for batches in looked for batch in batches]
     if not micros:
-        raise PosttrainError(f"{', '.join(named)}: nothing in it is trained.")
+        raise PosttrainError(f"{', '.join(entry.path for entry in config.dataset)}: nothing in it is trained.")
     most = max(micros, key=lambda micro: (micro.positions, micro.trained))
     return Batches(most, _mean(micros), fmean(map(len, looked)), steps, float(data.train.length_S.sum()))
 

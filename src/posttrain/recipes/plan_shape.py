@@ -18,6 +18,8 @@ def shape_named(name: str) -> Shape:
     folder = base_folder() if name == "pocket" else Path(good_model(name))
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if not base:
+            raise ModelError(f"{folder / 'adapter_config.json'}: it names no base model; give the base's folder.")
         return shape_named(str(base))
     if folder.is_dir():
         return replace(read_shape(folder), name=name)

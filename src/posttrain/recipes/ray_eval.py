@@ -25,10 +25,10 @@ LEAST = 16
 
 def begin(config: EvalConfig, folder: str, stack: ExitStack, say: Say) -> RaySampler:
     """The model of `posttrain eval --dataset` in workers, until the stack is left."""
-    spread = stack.enter_context(_spread(config, say))
+    policy, spread = outline(folder), stack.enter_context(_spread(config, say))
     held = held_model(config.model, folder, slots=config.sampler_slots, dtype=_dtype(config))
     spread.begin(held)
-    return RaySampler(spread, held, outline(folder))
+    return RaySampler(spread, held, policy)
 
 
 def ray_taker(
@@ -59,9 +59,10 @@ class RayTaker(Taker):
         self._common = (task.plain,) if isinstance(task, ChoiceTask) else ()
         return super().take(task, progress)
 
-    def _weighed(
+    def weighed(
         self, keys: Sequence[str], things: Sequence[Any], _: Callable[[Sequence[Any]], Iterable[Any]], say: Progress
     ) -> list[Any]:
+        """See Taker."""
         found = {key: self.keep.value(key) for key in keys}
         missing = {key: thing for key, thing in zip(keys, things, strict=True) if found[key] is None}
         if not missing:

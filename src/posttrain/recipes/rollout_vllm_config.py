@@ -80,6 +80,13 @@ class SamplingServerKeys(Config):
                     raise ValueError(f"{key} needs sampler: name the servers, as http://HOST:PORT/v1")
         if self.transfer == "adapter" and not getattr(self, "use_peft", True):
             raise ValueError("weight_transfer adapter needs use_peft: there is no adapter; use reload")
+        if self.is_remote and self.transfer == "reload" and getattr(self, "use_peft", False):
+            for key, value in (("load_in_4bit", True), ("strategy", "fsdp")):
+                if getattr(self, key, None) == value:
+                    raise ValueError(
+                        f"weight_transfer reload merges the adapter, which {key} {str(value).lower()} does not allow: "
+                        "use weight_transfer adapter"
+                    )
         return self
 
     def agree_on_staleness(self, num_steps: int) -> None:

@@ -10,7 +10,9 @@ import asyncio
 import json
 import math
 import ssl
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -33,10 +35,11 @@ class NoSuchModel(ServerError):
 
 class VllmServer(HttpSampler):
     """`base_url` ends in /v1. `base_model`: the name that the server gives the model it was started with; `model`: what
-    requests name, that model or the newest adapter."""
+    requests name, that model or the newest adapter. `connection`: of rollouts; questions of a few tokens end after
+    CALL_S, whatever it says."""
 
     def __init__(self, base_url: str, model: str, *, tokenizer: Any = None, **connection: Any) -> None:
-        super().__init__(base_url, model, tokenizer=tokenizer, **connection)
+        super().__init__(base_url, model, tokenizer=tokenizer, **connection | {"deadline_s": CALL_S})
         self.url = self.endpoint.base_url
         self.base_model = model
         self._door = _Door(base_url, **connection)
@@ -129,8 +132,11 @@ class VllmServer(HttpSampler):
         """One answer, on the path that rollouts take, prefix cache included."""
 
         async def once() -> Completion:
-            async with self.client() as client:
-                return await self.answer(client, Request(tuple(prompt), (seed,)), seed, decoding)
+            try:
+                async with asyncio.timeout(CALL_S), self.client() as client:
+                    return await self.answer(client, Request(tuple(prompt), (seed,)), seed, decoding)
+            except TimeoutError:
+                raise ServerError(f"{self.url}: no answer of a few tokens within {CALL_S:g} seconds.") from None
 
         return run_apart(once())
 
@@ -146,14 +152,18 @@ class VllmServer(HttpSampler):
         self.call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout_s=CALL_S)
 
     def reload(self, path: str, *, timeout_s: float) -> None:
-        """Serve the weights of a model folder that the server can read. Requests that are under way end first."""
-        self.call("POST", "/pause?mode=wait", timeout_s=timeout_s)
+        """Serve the weights of a model folder that the server can read. Requests that are under way end first.
+        `timeout_s`: for all of it; a server that fails or is late is told to go on before that is said."""
+        ends = time.monotonic() + timeout_s
+        body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
         try:
-            body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
-            self.call("POST", "/collective_rpc", body, timeout_s=timeout_s)
-            self.call("POST", "/reset_prefix_cache", timeout_s=timeout_s)
-        finally:
-            self.call("POST", "/resume", timeout_s=timeout_s)
+            for place, told in (("/pause?mode=wait", None), ("/collective_rpc", body), ("/reset_prefix_cache", None)):
+                self.call("POST", place, told, timeout_s=max(0.0, ends - time.monotonic()))
+        except ServerError:
+            with suppress(ServerError):  # what failed first is what is said; a late /pause may have paused it
+                self.call("POST", "/resume", timeout_s=CALL_S)
+            raise
+        self.call("POST", "/resume", timeout_s=CALL_S)
 
     def call(self, method: str, path: str, body: Json | None = None, *, timeout_s: float) -> Json | None:
         """One call, once, with an end. Raises ServerError, NoSuchPath or NoSuchModel."""
@@ -201,6 +211,9 @@ class _Door(Endpoint):
 
     def _raise(self, place: str, response: httpx.Response) -> None:
         status, said = response.status_code, self._clean(_message(response))
+        if status in (401, 403):
+            mend = "name the environment variable that holds it as sampler_api_key_env"
+            raise ServerError(f"{place}: HTTP {status}, the key is missing or not taken ({said}): {mend}.")
         if status in (404, 405) and "does not exist" in said:
             raise NoSuchModel(f"{place}: HTTP {status}: {said}")
         # A 404 may also be about what was asked for: an adapter, or the folder it should be in.

@@ -75,16 +75,21 @@ class Dispatch:
         self.say, self.again = say, again
         self.counts = Counts()
 
-    def run(self, jobs: Sequence[Job], servers: Sequence[VllmServer], decoding: Decoding) -> dict[str, str]:
-        """Fill in `found` of every job: an answer, or a Completion that says what went wrong. Returns the servers that
-        are left out from here on, each with why."""
+    def run(
+        self, jobs: Sequence[Job], servers: Sequence[VllmServer], decoding: Decoding, *, left_s: float | None = None
+    ) -> dict[str, str]:
+        """Fill in `found` of every job: an answer, or a Completion that says what went wrong. `left_s`: what is left of
+        `deadline_s`. Returns the servers that are left out from here on, each with why."""
         self.counts.asked += len(jobs)
-        return run_apart(_Round(self, jobs, servers, decoding).run())
+        left_s = self.deadline_s if left_s is None else left_s
+        return run_apart(_Round(self, jobs, servers, decoding, left_s).run())
 
 
 class _Round:
-    def __init__(self, rules: Dispatch, jobs: Sequence[Job], servers: Sequence[VllmServer], decoding: Decoding) -> None:
-        self.rules, self.jobs, self.decoding = rules, jobs, decoding
+    def __init__(
+        self, rules: Dispatch, jobs: Sequence[Job], servers: Sequence[VllmServer], decoding: Decoding, left_s: float
+    ) -> None:
+        self.rules, self.jobs, self.decoding, self.left_s = rules, jobs, decoding, left_s
         self.places = {server.url: _Place(server, server.client()) for server in servers}
         self.out: dict[str, str] = {}
         self.num_open = len(jobs)
@@ -107,7 +112,7 @@ class _Round:
         ]
         watch = asyncio.create_task(self._watch())
         try:
-            async with asyncio.timeout(self.rules.deadline_s):
+            async with asyncio.timeout(self.left_s):
                 await self.done.wait()
         except TimeoutError:
             self._give_up()
@@ -195,7 +200,7 @@ class _Round:
         place.strikes += 1
         job.begun.pop(url, None)
         if error.is_for_all or place.strikes >= MAX_STRIKES:
-            self._leave_out(place, str(error))
+            await self._leave_out(place, str(error))
         job.refused[url] = str(error)
         others = [p for p in self.places.values() if p.server.url not in (*self.out, *job.refused)]
         if job.found is not None or job.begun:
@@ -219,7 +224,7 @@ class _Round:
                 try:
                     await asyncio.to_thread(self.rules.again, place.server)
                 except ServerError as failure:
-                    self._leave_out(place, str(failure))
+                    await self._leave_out(place, str(failure))
                 else:
                     self.restored[url] = self.rules.clock()
                     self.rules.counts.handed_over_again += 1
@@ -228,13 +233,13 @@ class _Round:
             async with lock:
                 pass
         elif job.begun[url] > self.restored.get(url, -math.inf):  # what was asked before may be answered behind it
-            self._leave_out(place, str(error))
+            await self._leave_out(place, str(error))
         job.begun.pop(url, None)
         place.queue.appendleft(job)
         async with self.changed:
             self.changed.notify_all()
 
-    def _leave_out(self, place: _Place, why: str) -> None:
+    async def _leave_out(self, place: _Place, why: str) -> None:
         url = place.server.url
         if url in self.out:
             return
@@ -244,6 +249,10 @@ class _Round:
         if not left:
             self.done.set()
         self.rules.say(f"{url} is left out from here on: {why} {left} of {len(self.places)} servers go on.")
+        for job in self.jobs if left else ():  # those that waited for it alone
+            if job.found is None and not job.begun and self.places.keys() <= {*self.out, *job.refused}:
+                self.rules.counts.failed += 1
+                await self._settle(job, _failed(next(iter(job.refused.values()))), "")
 
     async def _until_changed(self) -> None:
         """Until a job comes back, all are settled, or one has been under way for long."""

@@ -187,10 +187,10 @@ class VllmSampler:
         if self.version < 0:
             self.refresh(0)
         jobs = [Job(request, seed) for request in requests for seed in request.seeds]
-        open_ones = jobs
+        open_ones, ends = jobs, time.monotonic() + self.dispatch.deadline_s
         while open_ones:
             self._require_one()
-            out = self.dispatch.run(open_ones, self._live, decoding)
+            out = self.dispatch.run(open_ones, self._live, decoding, left_s=ends - time.monotonic())
             for url, why in out.items():
                 self._forget(url, why)
             open_ones = self._doubted(open_ones, out)
