@@ -1,6 +1,6 @@
 """Two threads of torch beside another busy program, with waiting threads that sleep soon and with GNU's own patience.
 
-    python benchmarks/neighbour.py          (about six minutes)
+    python benchmarks/neighbour.py          (about 13 minutes)
 
 `train` is `posttrain sft` and `sample` the rollouts of `posttrain grpo`, both on the embedded model with two threads,
 in tokens a second; beside nothing, and beside one process that never rests. `soon` is how the command sets itself up
@@ -26,7 +26,7 @@ COMMON = ["--dataset", "pocket", "--save-steps", "0", "--logging-steps", "1"]
 WORK = {
     "train": (["sft", "--max-steps", "20"], "tokens_per_s"),
     "sample": (
-        ["grpo", "--reward", "length:20-60", "--max-steps", "2", "--max-completion-length", "64"],
+        ["grpo", "--reward", "length:20-60", "--max-steps", "2", "--num-prompts", "4", "--max-completion-length", "32"],
         "rollout_tokens_per_s",
     ),
 }
@@ -57,6 +57,7 @@ def main() -> None:
                 finally:
                     for process in busy:
                         process.kill()
+                        process.wait()
                 row: dict[str, Any] = {"work": work, "busy_neighbours": beside}
                 row |= {name: round(statistics.median(run[name] for run in runs), 1) for name in PATIENCE}
                 rows.append(row | {"ratio": round(row["soon"] / row["patient"], 3)})

@@ -31,6 +31,7 @@ STEPS, SAVE, KILL_AT = 24, 5, 13
 WORDS = ["--dataset", "pocket", "--max-steps", str(STEPS), "--save-steps", str(SAVE), "--logging-steps", "1"]
 WORDS += ["--num-preview-samples", "0", "--per-device-train-batch-size", "8"]
 MEMORY = {"object_store_memory": 80 * 2**20}
+ADDRESS = re.compile(r"\d+(\.\d+){3}")
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def run(nodes: Any, out: Path, what: str) -> dict[str, Any]:
         if step and "first_step_s" not in told:
             told["first_step_s"] = now - began
         if "starting all again" in line:
-            told |= {"told_s": now - killed, "sentence": line.strip()}
+            told |= {"told_s": now - killed, "sentence": ADDRESS.sub("ADDRESS", line.strip())}
             if what == "node":
                 nodes.add_node(num_cpus=1, **MEMORY)
         elif "restart 1: going on" in line:
