@@ -59,6 +59,10 @@ def test_the_printed_command_says_the_same_again() -> None:
         ({"protect": "freeze", "use_peft": True}, "an adapter trains none"),
         ({"protect": "ewc", "use_peft": True, "use_dora": True}, "use_dora"),
         ({"protect": "kl", "protect_dataset": "a.txt"}, "read by replay, distill and ewc alone"),
+        (
+            {"protect": "kl,freeze=2", "strategy": "fsdp"},
+            "protect freeze needs every weight in one piece: set strategy",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(keys: dict[str, Any], said: str) -> None:

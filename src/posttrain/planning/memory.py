@@ -79,14 +79,18 @@ def _asking(job: Job, device: Device, loose: Loose) -> Memory:
     """Before the first step: another model is asked about the data, beside the policy that has no moments yet."""
     parts = {"weights": weight_bytes(job) * job.share}
     parts |= {each.name: each.held for each in job.beside if each.leaves}
-    layer = padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
     _, logits = _head(job, on_cpu=device.is_cpu)
-    parts |= {"layer at work": loose.working * layer, "logits": loose.logits * logits}
+    parts |= {"layer at work": loose.working * _layer(job, device), "logits": loose.logits * logits}
     parts["libraries"] = loose.libraries + device.reserve
     host = {}
     if job.cpu_offload:
         host = {"weights": parts.pop("weights")}
     return Memory("asking the reference", {name: size for name, size in parts.items() if size}, host)
+
+
+def _layer(job: Job, device: Device) -> float:
+    """What one layer keeps of the fullest micro-batch."""
+    return padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
 
 
 def _training(job: Job, device: Device, loose: Loose) -> Memory:
@@ -99,11 +103,10 @@ def _training(job: Job, device: Device, loose: Loose) -> Memory:
         moments["sampling"] = _sampling(job)
     held = {at: {name: loose.of(name) * size for name, size in parts.items()} for at, parts in moments.items()}
     if job.activation_offloading:
-        layer = padded(job.most.positions, on_cpu=device.is_cpu) * layer_bytes(job, job.most, on_cpu=device.is_cpu)
         there = [passing for passing in held.values() if "activations" in passing]
         host = host | {"activations": max(passing["activations"] for passing in there)}
         for passing in there:
-            passing["activations"] = min(passing["activations"], 2 * layer)
+            passing["activations"] = min(passing["activations"], 2 * _layer(job, device))
     best, passing = max(held.items(), key=lambda item: sum(item[1].values()))
     parts = always | passing
     adapted = 0.0 if job.lora is None else loose.adapters + (loose.four_bits if job.lora.bits else 0.0)

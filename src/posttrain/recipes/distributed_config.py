@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from posttrain.recipes.config import Config
 
+UNSHARDED = {"l2_sp", "ewc", "freeze"}  # means that need every weight in one piece
+
 
 class DistributedKeys(Config):
     """Who starts the processes, and what they share. Under `torchrun` itself none of these keys is needed."""
@@ -48,4 +50,11 @@ class DistributedKeys(Config):
             raise ValueError("strategy fsdp cannot share out weights of four bits: leave load_in_4bit, or use ddp")
         if self.strategy == "fsdp" and getattr(self, "optim", "adamw_torch_fused") != "adamw_torch_fused":
             raise ValueError("optim has to be adamw_torch_fused with strategy fsdp: no other can be shared out")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_out_what_it_protects(self) -> Self:
+        found = UNSHARDED & set(getattr(self, "protection", ()))
+        if self.strategy == "fsdp" and found:
+            raise ValueError(f"protect {sorted(found)[0]} needs every weight in one piece: set strategy to ddp")
         return self

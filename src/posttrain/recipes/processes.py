@@ -13,7 +13,6 @@ import psutil
 from rich.console import Console
 
 from posttrain import __version__
-from posttrain.errors import ConfigError
 from posttrain.recipes.config import command
 from posttrain.recipes.parting import parting
 from posttrain.recipes.sharing import FREE
@@ -22,7 +21,6 @@ from posttrain.train.checkpoint import PREFIX
 from posttrain.train.sharding import forget
 
 Main = Callable[[Any, Console], int]
-UNSHARDED = {"l2_sp", "ewc", "freeze"}
 SAME = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir"}
 """What is free in a resumed run, but one thing for all its processes."""
 
@@ -61,8 +59,6 @@ def _launch(config: Any) -> int:
 
 def _fitted(config: Any, console: Console) -> Any:
     """The recipe as this process follows it."""
-    if config.strategy == "fsdp" and (found := UNSHARDED & set(config.protection)):
-        raise ConfigError(f"protect {sorted(found)[0]} needs every weight in one piece: set strategy to ddp.")
     distributed.agree(config.model_dump(exclude=FREE - SAME) | _versions(), "settings")
     changes: dict[str, Any] = {}
     if hasattr(config, "num_preview_samples") and (config.strategy == "fsdp" or not distributed.is_main()):

@@ -70,9 +70,7 @@ def set_up(config: RolloutConfig, policy: Policy, console: Console, rewards: Seq
         entries = [_held_out(entry) for entry in config.eval_dataset]
         held_out = offered(read_prompts(entries, config.max_eval_samples, say), box)
         held_out = _fitting(config, policy, held_out, say)
-    require_judged(prompts, graders, config)
-    if config.check_gold:
-        require_gold(prompts, graders, config)
+    (require_gold if config.check_gold else require_judged)(prompts, graders, config)
     decoding = Decoding(
         max_new_tokens=config.max_completion_length,
         temperature=config.temperature,
